@@ -1,0 +1,2 @@
+//! viaduct
+fn main() {}

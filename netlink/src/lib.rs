@@ -1,0 +1,44 @@
+//! The only crate that touches the kernel.
+//!
+//! Everything is blocking and typed; all wire formats and all unsafe code of Viaduct are here.
+//!
+//! - [`RouteSocket`]: links, addresses, routes, neighbours, queueing disciplines
+//! - [`nftables`]: tables, chains, rules, maps and their elements, in one transaction
+//! - [`conntrack`]: flows that must end because what they were translated by has changed
+//! - [`Namespace`]: enter a network namespace and come back
+//! - [`sysctl`], [`ethtool`]: settings without a netlink interface
+//! - [`Prefix`], [`MacAddress`]: addresses, parsed once
+//!
+//! A socket belongs to the network namespace in which it was opened, for all its life:
+//!
+//! ```no_run
+//! use netlink::{Namespace, RouteSocket};
+//!
+//! let pod = Namespace::open("/run/netns/pod")?;
+//! let mut inside = pod.run(RouteSocket::open)??;
+//! let mut here = RouteSocket::open()?;
+//! println!("{:?} and {:?}", inside.link_by_name("eth0")?, here.link_by_name("eth0")?);
+//! # Ok::<(), netlink::Error>(())
+//! ```
+
+pub mod conntrack;
+mod error;
+pub mod ethtool;
+mod mac;
+mod message;
+mod namespace;
+pub mod nftables;
+mod prefix;
+mod route;
+mod socket;
+pub mod sysctl;
+
+pub use error::{Error, Result};
+pub use mac::{MacAddress, MacAddressError, fnv1a};
+pub use namespace::{Namespace, NamespaceGuard};
+pub use prefix::{Family, Prefix, PrefixError, from_number, to_number};
+pub use route::{
+    Address, Bridge, BridgePort, IfIndex, Link, Neighbour, OperState, PortFlags, Qdisc, Route,
+    RouteBatch, RouteFilter, RouteSocket, Scope, TokenBucket, Veth, VethPeer, Vxlan, VxlanState,
+};
+pub use rustix::io::Errno;

@@ -1,0 +1,97 @@
+//! Network namespaces: open one, work inside, always come back.
+
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::error::{Error, Result};
+
+/// `NSFS_MAGIC` and `PROC_SUPER_MAGIC` (`include/uapi/linux/magic.h`): where a namespace can be.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+/// A handle on a network namespace; it keeps the namespace alive.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl Namespace {
+    /// Opens the namespace at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// Fails with `ENOENT` if nothing is there and with `EINVAL` if it is no namespace.
+    pub fn open(path: impl AsRef<Path>) -> Result<Namespace> {
+        let name = path.as_ref().display().to_string();
+        let failed = |errno| Error::new(format!("open network namespace {name:?}"), errno);
+        let fd =
+            open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let magic = fstatfs(&fd).map_err(failed)?.f_type as u64;
+        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+            return Err(failed(Errno::INVAL));
+        }
+        Ok(Namespace { fd, name })
+    }
+
+    /// The calling thread's namespace.
+    pub fn current() -> Result<Namespace> {
+        Namespace::open("/proc/thread-self/ns/net")
+    }
+
+    /// Whether both are handles on one namespace.
+    pub fn is_same(&self, other: &Namespace) -> Result<bool> {
+        let identity = |namespace: &Namespace| {
+            fstat(&namespace.fd)
+                .map(|stat| (stat.st_dev, stat.st_ino))
+                .map_err(|errno| Error::new(format!("stat namespace {:?}", namespace.name), errno))
+        };
+        Ok(identity(self)? == identity(other)?)
+    }
+
+    /// Moves the calling thread into the namespace until the guard is dropped.
+    pub fn enter(&self) -> Result<NamespaceGuard> {
+        let home = Namespace::current()?;
+        self.move_into()?;
+        Ok(NamespaceGuard { home, _not_send: PhantomData })
+    }
+
+    /// Runs `work` inside the namespace, and comes back also if it panics.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let _guard = self.enter()?;
+        Ok(work())
+    }
+
+    fn move_into(&self) -> Result<()> {
+        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| Error::new(format!("enter network namespace {:?}", self.name), errno))
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Brings the thread back to the namespace it came from when dropped.
+///
+/// Namespaces belong to threads, so the guard cannot be sent to another one.
+#[derive(Debug)]
+pub struct NamespaceGuard {
+    home: Namespace,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Drop for NamespaceGuard {
+    fn drop(&mut self) {
+        if let Err(error) = self.home.move_into() {
+            // Going on would run everything that follows in the wrong network.
+            eprintln!("cannot return from a network namespace: {error}");
+            std::process::abort();
+        }
+    }
+}
