@@ -1,0 +1,168 @@
+//! Addresses of an attachment: from our own IPAM or a delegate's, and what follows from them.
+
+use netlink::{Family, Prefix};
+
+use crate::config::{Config, Ipam};
+use crate::delegate::Delegate;
+use crate::environment::Environment;
+use crate::error::{CniError, Result};
+use crate::ipam::{self, Route};
+use crate::result::{AddResult, Ip};
+
+/// Whoever gives addresses to one network, with one set of verbs.
+pub(crate) struct AddressSource<'a> {
+    config: &'a Config,
+    environment: &'a Environment,
+}
+
+impl<'a> AddressSource<'a> {
+    pub(crate) fn new(config: &'a Config, environment: &'a Environment) -> AddressSource<'a> {
+        AddressSource { config, environment }
+    }
+
+    fn delegate(&self, name: &'a str) -> Delegate<'a> {
+        Delegate { name, path: &self.environment.path, input: &self.config.input }
+    }
+
+    fn attachment(&self) -> ipam::Attachment {
+        ipam::Attachment {
+            container_id: self.environment.container_id.clone(),
+            ifname: self.environment.ifname.clone(),
+        }
+    }
+
+    /// Reserves the addresses of an attachment.
+    pub(crate) fn add(&self) -> Result<AddResult> {
+        let mut result = match &self.config.ipam {
+            Ipam::None => AddResult::default(),
+            Ipam::HostLocal(ranges) => self.add_host_local(ranges)?,
+            Ipam::Delegate(name) => {
+                let delegate = self.delegate(name);
+                delegate.add().inspect_err(|_| {
+                    // The specification: a failed delegate is told to clean up.
+                    if let Err(error) = delegate.call("DEL") {
+                        eprintln!("viaduct: after a failed ADD: {error}");
+                    }
+                })?
+            }
+        };
+        if !matches!(self.config.ipam, Ipam::None) && result.ips.is_empty() {
+            return Err(CniError::config("ipam: the IPAM plugin gave no address"));
+        }
+        for ip in &mut result.ips {
+            ip.interface = None;
+        }
+        result.interfaces.clear();
+        Ok(result)
+    }
+
+    fn add_host_local(&self, ranges: &ipam::Config) -> Result<AddResult> {
+        let allocations =
+            ranges.add(&self.config.name, &self.attachment(), &self.config.requested_ips)?;
+        let ip =
+            |a: ipam::Allocation| Ip { interface: None, address: a.address, gateway: a.gateway };
+        Ok(AddResult {
+            interfaces: Vec::new(),
+            ips: allocations.into_iter().map(ip).collect(),
+            routes: ranges.routes().to_vec(),
+            dns: ranges.dns()?,
+        })
+    }
+
+    /// Frees the addresses of an attachment; those that are not there are no failure.
+    pub(crate) fn del(&self) -> Result<()> {
+        match &self.config.ipam {
+            Ipam::None => Ok(()),
+            Ipam::HostLocal(ranges) => {
+                Ok(ranges.del(&self.config.name, &self.attachment()).map(drop)?)
+            }
+            Ipam::Delegate(name) => self.delegate(name).call("DEL"),
+        }
+    }
+
+    /// Whether the addresses are still reserved.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.config.ipam {
+            Ipam::None => Ok(()),
+            Ipam::HostLocal(ranges) => {
+                Ok(ranges.check(&self.config.name, &self.attachment()).map(drop)?)
+            }
+            Ipam::Delegate(name) => self.delegate(name).call("CHECK"),
+        }
+    }
+
+    /// Whether an ADD would find an address.
+    pub(crate) fn status(&self) -> Result<()> {
+        match &self.config.ipam {
+            Ipam::None => Ok(()),
+            Ipam::HostLocal(ranges) => Ok(ranges.status(&self.config.name)?),
+            Ipam::Delegate(name) => self.delegate(name).call("STATUS"),
+        }
+    }
+
+    /// The attachments that have an address but are not in the list.
+    pub(crate) fn stale(&self, valid: &[ipam::Attachment]) -> Result<Vec<ipam::Attachment>> {
+        match &self.config.ipam {
+            Ipam::HostLocal(ranges) => {
+                let stale = ranges.stale(&self.config.name, valid)?;
+                Ok(stale.into_iter().map(|(attachment, _)| attachment).collect())
+            }
+            Ipam::None | Ipam::Delegate(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Frees every address whose attachment is not in the list.
+    pub(crate) fn gc(&self, valid: &[ipam::Attachment]) -> Result<()> {
+        match &self.config.ipam {
+            Ipam::None => Ok(()),
+            Ipam::HostLocal(ranges) => Ok(ranges.gc(&self.config.name, valid).map(drop)?),
+            Ipam::Delegate(name) => self.delegate(name).call("GC"),
+        }
+    }
+}
+
+/// Completes what IPAM gave: gateways where the node is one, the default routes, DNS. Pure.
+pub(crate) fn complete(config: &Config, mut result: AddResult) -> AddResult {
+    if config.serves_gateway() {
+        for ip in &mut result.ips {
+            let first = || {
+                let network = ip.address.network();
+                let number = netlink::to_number(network.first()) + 1;
+                netlink::from_number(network.family(), number)
+            };
+            ip.gateway = Some(ip.gateway.unwrap_or_else(first));
+        }
+    }
+    if config.is_default_gateway {
+        for family in [Family::V4, Family::V6] {
+            let destination = Prefix::default_route(family);
+            let gateway = result.ips.iter().filter(|ip| ip.address.family() == family);
+            let gateway = gateway.filter_map(|ip| ip.gateway).next();
+            let present = result.routes.iter().any(|route| route.dst == destination);
+            if let (Some(gateway), false) = (gateway, present) {
+                result.routes.push(Route { gw: Some(gateway), ..Route::to(destination) });
+            }
+        }
+    }
+    if let Some(dns) = &config.dns
+        && *dns != ipam::Dns::default()
+    {
+        result.dns = dns.clone();
+    }
+    result
+}
+
+/// The node's own addresses towards its pods, each with the length of its subnet.
+pub(crate) fn gateways(config: &Config, result: &AddResult) -> Vec<Prefix> {
+    if !config.serves_gateway() {
+        return Vec::new();
+    }
+    let mut gateways: Vec<Prefix> = Vec::new();
+    for ip in &result.ips {
+        let gateway = ip.gateway.and_then(|gateway| Prefix::new(gateway, ip.address.length()));
+        if let Some(gateway) = gateway.filter(|gateway| !gateways.contains(gateway)) {
+            gateways.push(gateway);
+        }
+    }
+    gateways
+}

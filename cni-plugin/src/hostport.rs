@@ -1,0 +1,207 @@
+//! Host ports: which ports of the node lead to which ports of a pod.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink::Family;
+use netlink::conntrack::Conntrack;
+
+use crate::error::{CniError, Result};
+use crate::section::Section;
+
+/// A transport protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Protocol> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == number)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        })
+    }
+}
+
+/// One entry of `runtimeConfig.portMappings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortMapping {
+    pub(crate) host_port: u16,
+    pub(crate) container_port: u16,
+    pub(crate) protocol: Protocol,
+    /// Only on this address of the node; unspecified means every one of its family, `None` of both.
+    pub(crate) host_ip: Option<IpAddr>,
+}
+
+/// A host port that leads to an address of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    pub(crate) mapping: PortMapping,
+    /// `None`: on every address of the node.
+    pub(crate) host_ip: Option<IpAddr>,
+    pub(crate) pod_ip: IpAddr,
+}
+
+impl PortMapping {
+    pub(crate) fn parse_all(runtime: &Section<'_>) -> Result<Vec<PortMapping>> {
+        runtime.sections("portMappings")?.iter().map(PortMapping::parse).collect()
+    }
+
+    fn parse(entry: &Section<'_>) -> Result<PortMapping> {
+        let port = |key| -> Result<u16> {
+            let number = entry.number(key, 1, 65_535)?;
+            Ok(number.ok_or_else(|| entry.error(key, "a port from 1 to 65535 is needed"))? as u16)
+        };
+        let protocol =
+            match entry.string("protocol")?.unwrap_or("tcp").to_ascii_lowercase().as_str() {
+                "tcp" | "" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                "sctp" => Protocol::Sctp,
+                _ => return Err(entry.error("protocol", "use tcp, udp or sctp")),
+            };
+        let host_ip: Option<IpAddr> = entry.parsed("hostIP")?;
+        Ok(PortMapping {
+            host_port: port("hostPort")?,
+            container_port: port("containerPort")?,
+            protocol,
+            host_ip,
+        })
+    }
+
+    /// What the mapping means for a pod with these addresses: the first of each family is used.
+    fn resolve(&self, at: usize, pod_ips: &[IpAddr]) -> Result<Vec<HostPort>> {
+        let of = |family| pod_ips.iter().copied().find(|ip| Family::of(*ip) == family);
+        let Some(host_ip) = self.host_ip else {
+            let both = [of(Family::V4), of(Family::V6)].into_iter().flatten();
+            return Ok(both
+                .map(|pod_ip| HostPort { mapping: *self, host_ip: None, pod_ip })
+                .collect());
+        };
+        let family = Family::of(host_ip);
+        let specific = Some(host_ip).filter(|ip| !ip.is_unspecified());
+        match of(family) {
+            Some(pod_ip) => Ok(vec![HostPort { mapping: *self, host_ip: specific, pod_ip }]),
+            // "Every IPv6 address" of the node, for a pod that has none: there is nothing to do.
+            None if specific.is_none() => Ok(Vec::new()),
+            None => Err(CniError::config(format!(
+                "runtimeConfig.portMappings[{at}].hostIP \"{host_ip}\": the pod has no {family} address"
+            ))),
+        }
+    }
+}
+
+/// All host ports of a pod with these addresses.
+pub(crate) fn resolve(mappings: &[PortMapping], pod_ips: &[IpAddr]) -> Result<Vec<HostPort>> {
+    let mut ports: Vec<HostPort> = Vec::new();
+    for (at, mapping) in mappings.iter().enumerate() {
+        for port in mapping.resolve(at, pod_ips)? {
+            let same = ports.iter().find(|p| {
+                (p.host_ip, p.mapping.protocol, p.mapping.host_port)
+                    == (port.host_ip, mapping.protocol, mapping.host_port)
+                    && Family::of(p.pod_ip) == Family::of(port.pod_ip)
+            });
+            match same {
+                None => ports.push(port),
+                Some(other) if *other == port => {}
+                Some(_) => {
+                    return Err(CniError::config(format!(
+                        "runtimeConfig.portMappings[{at}].hostPort {}: is mapped twice with different targets",
+                        mapping.host_port
+                    )));
+                }
+            }
+        }
+    }
+    Ok(ports)
+}
+
+/// Ends the UDP flows to these host ports that began under the translation of before.
+pub(crate) fn forget_udp_flows(ports: &[(Family, u16)]) -> netlink::Result<()> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let mut conntrack = Conntrack::open()?;
+    for (family, port) in ports {
+        for flow in conntrack.udp_flows_to_port(*family, *port)? {
+            conntrack.delete_udp_flow(&flow)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mappings(value: serde_json::Value) -> Result<Vec<PortMapping>> {
+        let runtime = json!({ "portMappings": value });
+        PortMapping::parse_all(&Section::root(&runtime).unwrap())
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_port_without_host_ip_is_on_both_families_of_the_pod() {
+        let mapping = mappings(json!([{"hostPort": 80, "containerPort": 8080}])).unwrap();
+        assert_eq!(mapping[0].protocol, Protocol::Tcp);
+        assert_eq!(resolve(&mapping, &ips(&["10.0.0.2", "fd00::2"])).unwrap().len(), 2);
+        assert_eq!(resolve(&mapping, &ips(&["10.0.0.2"])).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_unspecified_host_ip_means_its_family_and_a_specific_one_needs_a_pod_address() {
+        let any = mappings(json!([{"hostPort": 80, "containerPort": 80, "hostIP": "::"}])).unwrap();
+        assert_eq!(resolve(&any, &ips(&["10.0.0.2"])).unwrap(), vec![]);
+        assert_eq!(resolve(&any, &ips(&["fd00::2"])).unwrap()[0].host_ip, None);
+        let one = mappings(json!([{"hostPort": 80, "containerPort": 80, "hostIP": "fd00::9"}]));
+        let error = resolve(&one.unwrap(), &ips(&["10.0.0.2"])).unwrap_err();
+        assert!(error.message.contains("portMappings[0].hostIP"), "{error}");
+    }
+
+    #[test]
+    fn bad_mappings_name_their_key() {
+        for (value, word) in [
+            (json!([{"hostPort": 0, "containerPort": 80}]), "portMappings[0].hostPort 0"),
+            (json!([{"hostPort": 80}]), "portMappings[0].containerPort"),
+            (json!([{"hostPort": 80, "containerPort": 65536}]), "containerPort 65536"),
+            (
+                json!([{"hostPort": 80, "containerPort": 1, "protocol": "icmp"}]),
+                "protocol \"icmp\"",
+            ),
+            (json!([{"hostPort": 80, "containerPort": 1, "hostIP": "nine"}]), "hostIP \"nine\""),
+            (json!({"hostPort": 80}), "portMappings"),
+        ] {
+            let error = mappings(value).unwrap_err();
+            assert!(error.message.contains(word), "{error} should name {word}");
+        }
+    }
+
+    #[test]
+    fn one_host_port_cannot_lead_to_two_places() {
+        let twice = mappings(json!([
+            {"hostPort": 80, "containerPort": 8080}, {"hostPort": 80, "containerPort": 8081}]));
+        assert!(resolve(&twice.unwrap(), &ips(&["10.0.0.2"])).is_err());
+    }
+}

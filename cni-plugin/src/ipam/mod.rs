@@ -1,0 +1,193 @@
+//! Address management in process, in the format of the reference plugin `host-local`.
+//!
+//! A network's folder (`dataDir/NETWORK/`) holds a file per reserved address, named by it, with the
+//! container ID and the interface name as content; `last_reserved_ip.N` per range set; and `lock`,
+//! which every user of the folder holds. Both plugins can take over from each other at any moment.
+//!
+//! - [`range`]: ranges and range sets, validated
+//! - [`config`]: the `ipam` section
+//! - [`store`]: the folder; a reservation appears whole or not at all
+//! - [`allocate`]: which address is next
+
+mod allocate;
+mod config;
+mod range;
+mod store;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use netlink::Prefix;
+
+pub(crate) use config::{Config, Dns, Route};
+
+use crate::error::code;
+use store::{Reservation, Store};
+
+/// One interface of one container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Attachment {
+    pub(crate) container_id: String,
+    pub(crate) ifname: String,
+}
+
+impl std::fmt::Display for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.container_id, self.ifname)
+    }
+}
+
+/// An address for an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allocation {
+    /// The address with the length of its subnet.
+    pub(crate) address: Prefix,
+    /// The subnet's gateway.
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A value of the `ipam` section, or of the capability `ipRanges`, is wrong.
+    #[error("{key}{}: {problem}", value.as_ref().map(|v| format!(" {v}")).unwrap_or_default())]
+    Config { key: String, value: Option<String>, problem: String },
+    /// The folder or a file in it cannot be used.
+    #[error("IPAM: {operation} {path}: {source}", path = path.display())]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// Every address of a range set is reserved.
+    #[error("no IP addresses available in range set: {0}")]
+    Exhausted(String),
+    /// The attachment has an address already.
+    #[error("{attachment} already has address {address} in network {network:?}: DEL it first")]
+    AlreadyAllocated { attachment: Attachment, address: IpAddr, network: String },
+    /// The address that was asked for is somebody else's.
+    #[error("requested address {address} is not available: {reason}")]
+    NotAvailable { address: IpAddr, reason: String },
+    /// CHECK: the attachment has no address.
+    #[error("{attachment} has no address in network {network:?}")]
+    NotAllocated { attachment: Attachment, network: String },
+}
+
+impl Error {
+    /// The CNI error code.
+    pub(crate) fn code(&self) -> u32 {
+        match self {
+            Error::Config { .. } => code::INVALID_CONFIG,
+            Error::Io { .. } => code::IO,
+            Error::Exhausted(_) => code::EXHAUSTED,
+            Error::AlreadyAllocated { .. } | Error::NotAvailable { .. } => code::ADDRESS_TAKEN,
+            Error::NotAllocated { .. } => code::CHECK_FAILED,
+        }
+    }
+}
+
+/// The result of an IPAM operation.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl Config {
+    fn store(&self, network: &str) -> Result<Store> {
+        Store::create(&self.data_dir.join(network))
+    }
+
+    /// The store, if the network's folder is there.
+    fn existing_store(&self, network: &str) -> Result<Option<Store>> {
+        Store::open(&self.data_dir.join(network))
+    }
+
+    /// Reserves an address of every range set, the requested ones where they fit; all or none.
+    pub(crate) fn add(
+        &self,
+        network: &str,
+        attachment: &Attachment,
+        requested: &[IpAddr],
+    ) -> Result<Vec<Allocation>> {
+        let store = self.store(network)?;
+        store.forget_earlier_boots()?;
+        let reservations = store.reservations()?;
+        if let Some(held) = reservations.iter().find(|r| r.belongs_to(attachment)) {
+            return Err(Error::AlreadyAllocated {
+                attachment: attachment.clone(),
+                address: held.address,
+                network: network.to_owned(),
+            });
+        }
+        allocate::all(&store, &self.range_sets, &reservations, attachment, requested)
+    }
+
+    /// Frees every address of an attachment; tells which.
+    pub(crate) fn del(&self, network: &str, attachment: &Attachment) -> Result<Vec<IpAddr>> {
+        let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
+        let mut freed = Vec::new();
+        for reservation in store.reservations()? {
+            if reservation.belongs_to(attachment) {
+                store.release(reservation.address)?;
+                freed.push(reservation.address);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The addresses of an attachment; none is an error.
+    pub(crate) fn check(&self, network: &str, attachment: &Attachment) -> Result<Vec<IpAddr>> {
+        let reservations = match self.existing_store(network)? {
+            Some(store) => store.reservations()?,
+            None => Vec::new(),
+        };
+        let held: Vec<IpAddr> =
+            reservations.iter().filter(|r| r.belongs_to(attachment)).map(|r| r.address).collect();
+        if held.is_empty() {
+            let (attachment, network) = (attachment.clone(), network.to_owned());
+            return Err(Error::NotAllocated { attachment, network });
+        }
+        Ok(held)
+    }
+
+    /// The reservations that belong to none of the valid attachments.
+    pub(crate) fn stale(
+        &self,
+        network: &str,
+        valid: &[Attachment],
+    ) -> Result<Vec<(Attachment, IpAddr)>> {
+        let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
+        Ok(stale(store.reservations()?, valid)
+            .into_iter()
+            .map(|r| (r.attachment().unwrap_or_else(Attachment::nobody), r.address))
+            .collect())
+    }
+
+    /// Frees the reservations that belong to none of the valid attachments, and those of nobody.
+    pub(crate) fn gc(&self, network: &str, valid: &[Attachment]) -> Result<Vec<IpAddr>> {
+        let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
+        let mut freed = Vec::new();
+        for reservation in stale(store.reservations()?, valid) {
+            store.release(reservation.address)?;
+            freed.push(reservation.address);
+        }
+        Ok(freed)
+    }
+
+    /// Whether every range set has a free address.
+    pub(crate) fn status(&self, network: &str) -> Result<()> {
+        let reservations = match self.existing_store(network)? {
+            Some(store) => store.reservations()?,
+            None => Vec::new(),
+        };
+        allocate::check_room(&self.range_sets, &reservations)
+    }
+}
+
+impl Attachment {
+    /// What a reservation without an owner belongs to.
+    fn nobody() -> Attachment {
+        Attachment { container_id: "(nobody)".to_owned(), ifname: String::new() }
+    }
+}
+
+fn stale(reservations: Vec<Reservation>, valid: &[Attachment]) -> Vec<Reservation> {
+    let is_stale = |r: &Reservation| !valid.iter().any(|attachment| r.belongs_to(attachment));
+    reservations.into_iter().filter(is_stale).collect()
+}
+
+#[cfg(test)]
+mod tests;

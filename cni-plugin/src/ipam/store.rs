@@ -1,0 +1,320 @@
+//! The folder of a network: reservations on disk, under the lock that `host-local` takes too.
+//!
+//! A reservation is written to an unnamed file first and then linked to its name, which fails if the
+//! name is there: it appears whole, or not at all, and never twice. A file without an owner in it can
+//! therefore only come from a write that was cut short (the reference plugin creates first and writes
+//! then; a disk loses what was not synced), and it is nobody's while we hold the lock.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, linkat, open, openat, renameat, statat,
+    unlinkat,
+};
+use rustix::io::Errno;
+
+use super::{Attachment, Error, Result};
+use crate::environment::is_identifier;
+
+/// The reference plugin's lock file.
+const LOCK: &str = "lock";
+const BOOT_ID: &str = "viaduct-boot-id";
+/// Where a file system has no unnamed files, and for files that are replaced.
+const TEMPORARY: &str = "viaduct-temporary";
+/// The longest reservation that is looked at.
+const RESERVATION_MAX: u64 = 4096;
+
+/// A network's folder, locked.
+pub(super) struct Store {
+    path: PathBuf,
+    dir: OwnedFd,
+    /// Released when it is closed, also by a kill.
+    _lock: OwnedFd,
+}
+
+/// A reserved address and to whom it belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reservation {
+    pub(super) address: IpAddr,
+    owner: Holder,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Holder {
+    /// The file says nothing that makes sense.
+    Nobody,
+    /// An old file: all interfaces of a container.
+    Container(String),
+    Attachment(Attachment),
+}
+
+impl Reservation {
+    fn parse(address: IpAddr, content: &[u8]) -> Reservation {
+        let text = std::str::from_utf8(content).unwrap_or_default().trim();
+        let mut lines = text.lines().map(str::trim);
+        let id = lines.next().filter(|id| is_identifier(id)).map(str::to_owned);
+        let ifname = lines.next().filter(|ifname| !ifname.is_empty()).map(str::to_owned);
+        let owner = match (id, ifname) {
+            (None, _) => Holder::Nobody,
+            (Some(id), None) => Holder::Container(id),
+            (Some(container_id), Some(ifname)) => {
+                Holder::Attachment(Attachment { container_id, ifname })
+            }
+        };
+        Reservation { address, owner }
+    }
+
+    pub(super) fn has_owner(&self) -> bool {
+        self.owner != Holder::Nobody
+    }
+
+    pub(super) fn belongs_to(&self, attachment: &Attachment) -> bool {
+        match &self.owner {
+            Holder::Nobody => false,
+            Holder::Container(id) => *id == attachment.container_id,
+            Holder::Attachment(owner) => owner == attachment,
+        }
+    }
+
+    /// Whose it is, with an empty interface name in an old file.
+    pub(super) fn attachment(&self) -> Option<Attachment> {
+        match &self.owner {
+            Holder::Nobody => None,
+            Holder::Container(container_id) => {
+                Some(Attachment { container_id: container_id.clone(), ifname: String::new() })
+            }
+            Holder::Attachment(attachment) => Some(attachment.clone()),
+        }
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    Error::Io { operation, path: path.to_owned(), source: errno.into() }
+}
+
+impl Store {
+    /// Opens and locks the folder; makes it if it is not there.
+    pub(super) fn create(path: &Path) -> Result<Store> {
+        if let Some(store) = Store::open(path)? {
+            return Ok(store);
+        }
+        std::fs::create_dir_all(path).map_err(|source| Error::Io {
+            operation: "create folder",
+            path: path.to_owned(),
+            source,
+        })?;
+        Store::open(path)?.ok_or_else(|| io_error("open folder", path, Errno::NOENT))
+    }
+
+    /// Opens and locks the folder, if it is there.
+    pub(super) fn open(path: &Path) -> Result<Option<Store>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match open(path, flags, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(io_error("open folder", path, errno)),
+        };
+        let lock_path = path.join(LOCK);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = openat(&dir, LOCK, flags, Mode::from_raw_mode(0o600))
+            .map_err(|errno| io_error("open", &lock_path, errno))?;
+        loop {
+            match flock(&lock, FlockOperation::LockExclusive) {
+                Err(Errno::INTR) => continue,
+                other => break other.map_err(|errno| io_error("lock", &lock_path, errno))?,
+            }
+        }
+        Ok(Some(Store { path: path.to_owned(), dir, _lock: lock }))
+    }
+
+    fn error(&self, operation: &'static str, name: &str, errno: Errno) -> Error {
+        io_error(operation, &self.path.join(name), errno)
+    }
+
+    /// Every file that is named by an address.
+    pub(super) fn reservations(&self) -> Result<Vec<Reservation>> {
+        let mut reservations = Vec::new();
+        let failed = |errno| io_error("list folder", &self.path, errno);
+        for entry in Dir::read_from(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let Ok(address) = name.parse::<IpAddr>() else { continue };
+            match self.read(name) {
+                Ok(content) => reservations.push(Reservation::parse(address, &content)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.error("read reservation", name, errno)),
+            }
+        }
+        Ok(reservations)
+    }
+
+    fn read(&self, name: &str) -> std::result::Result<Vec<u8>, Errno> {
+        let file = openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        // One read is enough: reservations are short.
+        let mut content = vec![0; RESERVATION_MAX as usize];
+        let length = rustix::io::read(&file, &mut content)?;
+        content.truncate(length);
+        Ok(content)
+    }
+
+    /// Reserves an address; `false` if it is somebody's.
+    pub(super) fn reserve(&self, address: IpAddr, attachment: &Attachment) -> Result<bool> {
+        let name = address.to_string();
+        let content = format!("{}\r\n{}", attachment.container_id, attachment.ifname);
+        let file = self
+            .write_unnamed(content.as_bytes())
+            .map_err(|errno| self.error("reserve", &name, errno))?;
+        for _ in 0..2 {
+            match self.link(&file, &name) {
+                Ok(()) => return Ok(true),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(self.error("reserve", &name, errno)),
+            }
+            let content = self.read(&name).unwrap_or_default();
+            if Reservation::parse(address, &content).has_owner() {
+                return Ok(false);
+            }
+            self.release(address)?;
+        }
+        Ok(false)
+    }
+
+    /// A file without a name, or where the file system has none of that kind, a temporary one.
+    fn write_unnamed(&self, content: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+        let mode = Mode::from_raw_mode(0o600);
+        let unnamed = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = match openat(&self.dir, ".", unnamed, mode) {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                return self.write_temporary(content);
+            }
+            other => other?,
+        };
+        write_all(&file, content)?;
+        Ok(file)
+    }
+
+    fn write_temporary(&self, content: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = openat(&self.dir, TEMPORARY, flags, Mode::from_raw_mode(0o600))?;
+        if let Err(errno) = write_all(&file, content) {
+            let _ = unlinkat(&self.dir, TEMPORARY, AtFlags::empty());
+            return Err(errno);
+        }
+        Ok(file)
+    }
+
+    fn link(&self, file: &OwnedFd, name: &str) -> std::result::Result<(), Errno> {
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match linkat(CWD, unnamed, &self.dir, name, AtFlags::SYMLINK_FOLLOW) {
+            Err(Errno::XDEV | Errno::NOENT) => {}
+            other => return other,
+        }
+        // No /proc, or a temporary file on a file system that cannot link by descriptor.
+        let linked = linkat(&self.dir, TEMPORARY, &self.dir, name, AtFlags::empty());
+        let _ = unlinkat(&self.dir, TEMPORARY, AtFlags::empty());
+        linked
+    }
+
+    /// Frees an address; one that is free is no failure.
+    pub(super) fn release(&self, address: IpAddr) -> Result<()> {
+        let name = address.to_string();
+        match unlinkat(&self.dir, name.as_str(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.error("release", &name, errno)),
+        }
+    }
+
+    /// The address that was given away last in a range set.
+    pub(super) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        let content = self.read(&last_reserved_name(set)).ok()?;
+        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+    }
+
+    /// Remembers it. This is a hint: without it the search begins at the start of the range.
+    pub(super) fn set_last_reserved(&self, set: usize, address: IpAddr) {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let name = last_reserved_name(set);
+        let written = openat(&self.dir, name.as_str(), flags, Mode::from_raw_mode(0o600))
+            .and_then(|file| write_all(&file, address.to_string().as_bytes()));
+        if let Err(errno) = written {
+            eprintln!("viaduct: {}", self.error("remember the last address in", &name, errno));
+        }
+    }
+
+    /// Drops the reservations that were made before this boot: no network namespace survives one.
+    ///
+    /// A folder that the reference plugin made has no mark of a boot, and keeps everything.
+    pub(super) fn forget_earlier_boots(&self) -> Result<()> {
+        match Boot::current() {
+            Some(boot) => self.forget_before(&boot),
+            None => Ok(()), // no /proc: nothing can be known
+        }
+    }
+
+    pub(super) fn forget_before(&self, boot: &Boot) -> Result<()> {
+        let marked = self.read(BOOT_ID).unwrap_or_default();
+        if marked == boot.id.as_bytes() {
+            return Ok(());
+        }
+        if !marked.is_empty() {
+            let since = (boot.since)().unwrap_or(i64::MIN);
+            for reservation in self.reservations()? {
+                let name = reservation.address.to_string();
+                let modified = statat(&self.dir, name.as_str(), AtFlags::empty());
+                if modified.is_ok_and(|stat| stat.st_mtime < since) {
+                    self.release(reservation.address)?;
+                }
+            }
+        }
+        let written = self
+            .write_temporary(boot.id.as_bytes())
+            .and_then(|_| renameat(&self.dir, TEMPORARY, &self.dir, BOOT_ID));
+        if let Err(errno) = written {
+            eprintln!("viaduct: {}", self.error("write", BOOT_ID, errno));
+        }
+        Ok(())
+    }
+}
+
+/// The running system's boot.
+pub(super) struct Boot {
+    /// Its random identity.
+    pub(super) id: String,
+    /// When it was, in seconds since 1970. Asked only when it matters: /proc/stat is slow to read.
+    pub(super) since: fn() -> Option<i64>,
+}
+
+impl Boot {
+    fn current() -> Option<Boot> {
+        let mut id = [0; 36];
+        File::open("/proc/sys/kernel/random/boot_id").ok()?.read_exact(&mut id).ok()?;
+        let id = String::from_utf8(id.to_vec()).ok()?;
+        Some(Boot { id, since: boot_time })
+    }
+}
+
+/// `btime` of /proc/stat.
+fn boot_time() -> Option<i64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+fn last_reserved_name(set: usize) -> String {
+    format!("last_reserved_ip.{set}")
+}
+
+fn write_all(file: &OwnedFd, mut content: &[u8]) -> std::result::Result<(), Errno> {
+    while !content.is_empty() {
+        match rustix::io::write(file, content) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => content = &content[written..],
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! The container's end of the link: settings, addresses, routes.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use netlink::{Family, IfIndex, MacAddress, Prefix, Route, RouteSocket, Scope, sysctl};
+
+use crate::config::{Config, Mode, has_family};
+use crate::error::{CniError, Result, code};
+use crate::ipam;
+use crate::result::{AddResult, Ip};
+
+/// How long `enabledad` may take: the kernel needs one to two seconds.
+const DETECTION_ATTEMPTS: u32 = 500;
+const DETECTION_PAUSE: Duration = Duration::from_millis(10);
+
+/// Brings the interface up with its addresses and routes. Runs in the container's namespace, with a
+/// socket that was opened there.
+pub(crate) fn configure(
+    inside: &mut RouteSocket,
+    config: &Config,
+    ifname: &str,
+    result: &AddResult,
+) -> Result<()> {
+    let link = find(inside, ifname)?;
+    if config.container_interface_disabled {
+        return Ok(());
+    }
+    if result.ips.is_empty() {
+        return Ok(inside.set_up(link)?);
+    }
+    apply_sysctls(config, ifname, &result.ips)?;
+    for ip in &result.ips {
+        let address = address_inside(config, ip);
+        inside.add_address(link, address, config.detect_duplicates)?;
+    }
+    inside.set_up(link)?;
+    if config.detect_duplicates {
+        wait_for_detection(inside, link)?;
+    }
+    for route in routes(config, result, link)? {
+        inside.append_route(&route)?;
+    }
+    Ok(())
+}
+
+fn find(inside: &mut RouteSocket, ifname: &str) -> Result<IfIndex> {
+    let missing =
+        || CniError::new(code::IO, format!("interface {ifname:?} vanished from the container"));
+    Ok(inside.link_by_name(ifname)?.ok_or_else(missing)?.index)
+}
+
+/// In routed mode the pod is alone on its link.
+fn address_inside(config: &Config, ip: &Ip) -> Prefix {
+    match config.mode {
+        Mode::Bridge => ip.address,
+        Mode::Routed => Prefix::host(ip.address.address()),
+    }
+}
+
+/// Neighbours learn the address as soon as the interface comes up, so that one who had it before is
+/// forgotten; IPv6 is switched on if the runtime had it off, and usable at once.
+fn apply_sysctls(config: &Config, ifname: &str, ips: &[Ip]) -> Result<()> {
+    if has_family(ips, Family::V4) {
+        sysctl::ensure(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
+    }
+    if !has_family(ips, Family::V6) {
+        return Ok(());
+    }
+    let setting = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
+    match sysctl::ensure(&setting("disable_ipv6"), "0") {
+        Err(error) if error.not_found() => {
+            return Err(CniError::new(
+                code::UNSUPPORTED_BY_KERNEL,
+                "the pod has an IPv6 address, but this kernel has IPv6 switched off",
+            ));
+        }
+        other => other.map(drop)?,
+    }
+    if sysctl::ensure_if_present("net/ipv6/conf/lo/disable_ipv6", "0").is_err() {
+        // The loopback device is the runtime's own; the pod's interface works without.
+    }
+    if !config.detect_duplicates {
+        sysctl::ensure(&setting("accept_dad"), "0")?;
+    }
+    sysctl::ensure(&setting("ndisc_notify"), "1")?;
+    sysctl::ensure_if_present(&setting("keep_addr_on_down"), "1")?;
+    Ok(())
+}
+
+fn wait_for_detection(inside: &mut RouteSocket, link: IfIndex) -> Result<()> {
+    for _ in 0..DETECTION_ATTEMPTS {
+        let addresses = inside.addresses(Some(link))?;
+        if let Some(duplicate) = addresses.iter().find(|a| a.duplicate) {
+            return Err(CniError::new(
+                code::CONFLICT,
+                format!("address {} is in use by somebody else on the link", duplicate.prefix),
+            ));
+        }
+        if !addresses.iter().any(|a| a.tentative) {
+            return Ok(());
+        }
+        sleep(DETECTION_PAUSE);
+    }
+    Err(CniError::new(code::IO, "duplicate address detection does not end within five seconds"))
+}
+
+/// The routes of the result as the kernel takes them; in routed mode the gateways' own come first.
+fn routes(config: &Config, result: &AddResult, link: IfIndex) -> Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    if config.mode == Mode::Routed {
+        for gateway in result.ips.iter().filter_map(|ip| ip.gateway) {
+            let scope = gateway.is_ipv4().then_some(Scope::LINK);
+            routes.push(Route { link: Some(link), scope, ..Route::new(Prefix::host(gateway)) });
+        }
+    }
+    for route in &result.routes {
+        routes.push(kernel_route(route, result, link)?);
+    }
+    Ok(routes)
+}
+
+/// A route without a gateway of its own takes that of the first address of its family.
+fn kernel_route(route: &ipam::Route, result: &AddResult, link: IfIndex) -> Result<Route> {
+    let family = route.dst.family();
+    let implied = result.ips.iter().filter(|ip| ip.address.family() == family);
+    let on_link = route.scope.is_some_and(|scope| scope == u32::from(Scope::LINK.0));
+    let gateway = match route.gw {
+        Some(gateway) => Some(gateway),
+        None if on_link => None,
+        None => implied.clone().find_map(|ip| ip.gateway),
+    };
+    let scope = route.scope.map(|scope| {
+        u8::try_from(scope).map(Scope).map_err(|_| {
+            CniError::config(format!("route {}: scope {scope} is larger than 255", route.dst))
+        })
+    });
+    let plain = Route::new(route.dst.network());
+    Ok(Route {
+        gateway,
+        link: Some(link),
+        scope: scope.transpose()?,
+        table: route.table.unwrap_or(plain.table),
+        priority: route.priority,
+        mtu: route.mtu,
+        advmss: route.advmss,
+        ..plain
+    })
+}
+
+/// Whether the interface has the addresses and routes of the result. Runs like [`configure`].
+pub(crate) fn check(
+    inside: &mut RouteSocket,
+    config: &Config,
+    ifname: &str,
+    mac: Option<MacAddress>,
+    result: &AddResult,
+) -> Result<()> {
+    let failed = |message: String| Err(CniError::new(code::CHECK_FAILED, message));
+    let Some(link) = inside.link_by_name(ifname)? else {
+        return failed(format!("interface {ifname:?} is missing in the container"));
+    };
+    if link.kind.as_deref() != Some("veth") {
+        return failed(format!("interface {ifname:?} in the container is no veth"));
+    }
+    if !link.up && !config.container_interface_disabled {
+        return failed(format!("interface {ifname:?} in the container is down"));
+    }
+    if mac.is_some() && link.mac != mac {
+        return failed(format!("interface {ifname:?} in the container has another MAC address"));
+    }
+    let present = inside.addresses(Some(link.index))?;
+    for ip in &result.ips {
+        let wanted = address_inside(config, ip);
+        if !present.iter().any(|a| a.prefix == wanted) {
+            return failed(format!("interface {ifname:?} in the container lacks address {wanted}"));
+        }
+    }
+    for route in routes(config, result, link.index)? {
+        let filter = netlink::RouteFilter {
+            family: route.destination.family(),
+            link: route.link,
+            protocol: None,
+        };
+        let found = inside.routes(filter)?;
+        let same = |r: &Route| {
+            r.destination == route.destination
+                && r.gateway == route.gateway
+                && r.table == route.table
+        };
+        if !found.iter().any(same) {
+            return failed(format!("the container lacks the route to {}", route.destination));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! ADD: addresses, link, netfilter, limits, overlay, daemon. In this order, and undone in reverse.
+//!
+//! The lease comes first and goes last: as long as anything of an attachment exists, its lease does,
+//! so that GC finds what a killed ADD left behind.
+
+use netlink::{IfIndex, Link, MacAddress, Prefix, RouteSocket};
+use serde_json::Value;
+
+use super::{Request, chained, network};
+use crate::addresses::{self, AddressSource};
+use crate::attachment::Owner;
+use crate::config::{Config, Mode};
+use crate::daemon::PodReport;
+use crate::error::{Failures, Result};
+use crate::link::{self, bridge, pod, routed, uplink};
+use crate::result::{AddResult, Interface};
+use crate::{hostport, netfilter};
+
+pub(super) fn add(request: &Request) -> Result<Value> {
+    if let Some(previous) = &request.config.prev_result {
+        return chained::add(request, previous);
+    }
+    let container = network::open_namespace(request)?;
+    let source = AddressSource::new(&request.config, &request.environment);
+    let result = addresses::complete(&request.config, source.add()?);
+    let attached = attach(request, &container, result);
+    if attached.is_err() {
+        let mut failures = Failures::default();
+        failures.note(source.del());
+        report(failures);
+    }
+    Ok(attached?.to_json(request.config.version))
+}
+
+/// Everything after the lease.
+fn attach(
+    request: &Request,
+    container: &netlink::Namespace,
+    result: AddResult,
+) -> Result<AddResult> {
+    let (config, owner) = (&request.config, request.owner());
+    let mut socket = RouteSocket::open()?;
+    let mut inside = container.run(RouteSocket::open)??;
+    network::converge_overlay(request, &mut socket)?;
+    let mtu = uplink::pod_mtu(&mut socket, config)?;
+    let gateways = addresses::gateways(config, &result);
+
+    let bridge = match config.mode {
+        Mode::Bridge => Some(bridge::ensure(&mut socket, config, &gateways, mtu)?),
+        Mode::Routed => None,
+    };
+    let pair = link::Pair {
+        host_mac: owner.mac("host"),
+        container_mac: container_mac(config, &owner, &result),
+        mtu,
+        master: bridge.as_ref().map(|bridge| bridge.index),
+    };
+    link::create_pair(&mut socket, &mut inside, container, &owner, &pair)?;
+
+    // From here on the link is this invocation's own, and goes if anything fails.
+    let linked = Linked { config, owner: &owner, bridge, pair, gateways };
+    linked.finish(request, &mut socket, &mut inside, container, result).inspect_err(|_| {
+        let mut failures = Failures::default();
+        failures.note(socket.delete_link_by_name(&owner.host_link()));
+        failures.note(socket.delete_link_by_name(&owner.shaping_link()));
+        let tag = owner.tag();
+        failures.note(netfilter::remove(|other| other == tag));
+        report(failures);
+    })
+}
+
+struct Linked<'a> {
+    config: &'a Config,
+    owner: &'a Owner,
+    bridge: Option<Link>,
+    pair: link::Pair,
+    gateways: Vec<Prefix>,
+}
+
+impl Linked<'_> {
+    fn finish(
+        &self,
+        request: &Request,
+        socket: &mut RouteSocket,
+        inside: &mut RouteSocket,
+        container: &netlink::Namespace,
+        result: AddResult,
+    ) -> Result<AddResult> {
+        let ifname = &self.owner.attachment.ifname;
+        if self.bridge.is_some() {
+            bridge::configure_port(socket, self.config, self.owner)?;
+        }
+        container.run(|| pod::configure(inside, self.config, ifname, &result))??;
+        let host = self.host_link(socket)?;
+        if self.bridge.is_none() {
+            let ips = network::pod_ips(&result);
+            routed::configure(socket, self.config, &host, &self.gateways, &ips)?;
+        }
+        self.serve_gateway(socket, &host, &result)?;
+        self.netfilter(request, &host, &result)?;
+        if self.config.bandwidth.any() {
+            self.config.bandwidth.apply(socket, self.owner, host.index, self.pair.mtu)?;
+        }
+        if let Some(daemon) = &self.config.daemon {
+            daemon.add(&PodReport {
+                environment: &request.environment,
+                network: &self.config.name,
+                host_link: &host.name,
+                ips: network::pod_ips(&result),
+            })?;
+        }
+        Ok(self.result(request, result))
+    }
+
+    /// The node's end, once it passes packets.
+    fn host_link(&self, socket: &mut RouteSocket) -> Result<Link> {
+        let name = self.owner.host_link();
+        let index = socket.link_by_name(&name)?.map_or(IfIndex(0), |link| link.index);
+        if self.config.container_interface_disabled {
+            return Ok(socket.link_by_index(index)?.ok_or_else(|| {
+                netlink::Error::new(format!("look up link {name:?}"), netlink::Errno::NODEV)
+            })?);
+        }
+        link::settled(socket, index)
+    }
+
+    /// The device that leads from the node to the pod.
+    fn device<'a>(&'a self, host: &'a Link) -> &'a str {
+        self.bridge.as_ref().map_or(&host.name, |bridge| &bridge.name)
+    }
+
+    fn serve_gateway(
+        &self,
+        socket: &mut RouteSocket,
+        host: &Link,
+        result: &AddResult,
+    ) -> Result<()> {
+        if !self.config.serves_gateway() {
+            return Ok(());
+        }
+        let alone = self.config.daemon.is_none();
+        for family in [netlink::Family::V4, netlink::Family::V6] {
+            if crate::config::has_family(&result.ips, family) {
+                uplink::enable_forwarding(socket, family, self.device(host), alone)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn netfilter(&self, request: &Request, host: &Link, result: &AddResult) -> Result<()> {
+        let mac = Some(self.pair.container_mac);
+        let device = self.device(host);
+        let wanted = network::wanted_netfilter(request, result, device, mac)?;
+        install_netfilter(request, &wanted, result, device)
+    }
+
+    fn result(&self, request: &Request, mut result: AddResult) -> AddResult {
+        let interface = |name: &str, mac, sandbox: String| Interface {
+            name: name.to_owned(),
+            mac: Some(mac),
+            mtu: Some(self.pair.mtu),
+            sandbox,
+        };
+        if let Some(bridge) = &self.bridge {
+            let mac = bridge.mac.unwrap_or(MacAddress([0; 6]));
+            result.interfaces.push(interface(&bridge.name, mac, String::new()));
+        }
+        let host = self.owner.host_link();
+        result.interfaces.push(interface(&host, self.pair.host_mac, String::new()));
+        let sandbox = request.environment.netns.as_ref().map(|path| path.display().to_string());
+        let ifname = &self.owner.attachment.ifname;
+        let container = interface(ifname, self.pair.container_mac, sandbox.unwrap_or_default());
+        result.interfaces.push(container);
+        let position = result.interfaces.len() - 1;
+        for ip in &mut result.ips {
+            ip.interface = Some(position);
+        }
+        result
+    }
+}
+
+/// Commits the netfilter state, and what host ports need besides: the node's loopback may be
+/// translated on the device (behind the rule that guards it), and old UDP flows end.
+pub(super) fn install_netfilter(
+    request: &Request,
+    wanted: &netfilter::Wanted,
+    result: &AddResult,
+    device: &str,
+) -> Result<()> {
+    netfilter::install(wanted)?;
+    let ports = hostport::resolve(&request.config.port_mappings, &network::pod_ips(result))?;
+    if ports.iter().any(|port| port.pod_ip.is_ipv4()) {
+        netlink::sysctl::ensure(&format!("net/ipv4/conf/{device}/route_localnet"), "1")?;
+    }
+    let udp: Vec<_> = ports
+        .iter()
+        .filter(|port| port.mapping.protocol == hostport::Protocol::Udp)
+        .map(|port| (netlink::Family::of(port.pod_ip), port.mapping.host_port))
+        .collect();
+    Ok(hostport::forget_udp_flows(&udp)?)
+}
+
+/// The container's MAC address: as asked for, or derived from its first IP address, so that whoever
+/// remembers a former owner of the address is right by chance.
+fn container_mac(config: &Config, owner: &Owner, result: &AddResult) -> MacAddress {
+    let derived = || match result.ips.first() {
+        Some(ip) => MacAddress::for_address([0x0a, 0x58], ip.address.address()),
+        None => owner.mac("container"),
+    };
+    config.requested_mac.unwrap_or_else(derived)
+}
+
+fn report(failures: Failures) {
+    if let Err(error) = failures.into_result() {
+        eprintln!("viaduct: while undoing a failed ADD: {error}");
+    }
+}
