@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::error::{Error, Result};
 
@@ -40,6 +40,14 @@ impl Namespace {
     /// The calling thread's namespace.
     pub fn current() -> Result<Namespace> {
         Namespace::open("/proc/thread-self/ns/net")
+    }
+
+    /// Moves the calling thread into a new network namespace, which ends with its last user.
+    #[expect(unsafe_code, reason = "rustix marks unshare as unsafe for flags other than this one")]
+    pub fn unshare() -> Result<()> {
+        // SAFETY: a new network namespace leaves memory and descriptors alone.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(|errno| Error::new("create a network namespace", errno))
     }
 
     /// Whether both are handles on one namespace.

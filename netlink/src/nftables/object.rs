@@ -115,6 +115,11 @@ impl DataType {
         }
     }
 
+    /// Whether values are in the host's byte order.
+    pub(crate) fn is_host_order(self) -> bool {
+        matches!(self, DataType::Mark | DataType::IfName)
+    }
+
     /// Bytes in registers: fields of a concatenation begin at multiples of four.
     pub fn padded_length(self) -> u32 {
         self.length().next_multiple_of(4)

@@ -50,6 +50,7 @@ const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_DESC_CONCAT: u16 = 2;
 const NFTA_SET_FIELD_LEN: u16 = 1;
 const NFTA_LIST_ELEM: u16 = 1;
@@ -68,6 +69,12 @@ const NFT_SET_CONCAT: u32 = 0x80;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// libnftnl's user data: a comment is type 0 in rules and in elements.
 pub(super) const UDATA_COMMENT: u8 = 0;
+/// libnftnl's user data of a set: the key's byte order (type 0, four bytes) is the host's (1). Without
+/// it `nft` shows such keys as empty.
+const KEY_IN_HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 /// `NFTNL_UDATA_COMMENT_MAXLEN` less the closing NUL.
 const COMMENT_MAX: usize = 127;
 /// Bytes of elements per message, below what an attribute can hold.
@@ -310,6 +317,11 @@ impl Transaction {
                         }
                     });
                 });
+            }
+            if let [field] = set.key
+                && field.is_host_order()
+            {
+                m.attr(NFTA_SET_USERDATA, &KEY_IN_HOST_ORDER);
             }
         });
     }

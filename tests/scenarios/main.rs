@@ -1,0 +1,3 @@
+//! What the pod network does, scenario by scenario, with real packets.
+
+mod bridge;

@@ -1,0 +1,46 @@
+//! Where the programs under test are, and those of others.
+
+use std::path::{Path, PathBuf};
+
+/// Folders of plugins that are not ours.
+const FOREIGN: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+/// The folder with the binaries under test: `VIADUCT_BIN_DIR`, or where cargo puts them.
+pub fn built() -> PathBuf {
+    if let Some(dir) = std::env::var_os("VIADUCT_BIN_DIR") {
+        return dir.into();
+    }
+    let executable = std::env::current_exe().expect("the test's own path");
+    let with_plugin = executable.ancestors().find(|dir| dir.join("viaduct").is_file());
+    with_plugin
+        .map(Path::to_owned)
+        .expect("viaduct is not built: run `cargo build -p cni-plugin`, or set VIADUCT_BIN_DIR")
+}
+
+/// A plugin's binary: ours, or one that is installed.
+pub fn plugin(name: &str) -> PathBuf {
+    let own = built().join(name);
+    if own.is_file() {
+        return own;
+    }
+    installed_plugin(name).unwrap_or(own)
+}
+
+/// A plugin of another project, if it is installed.
+pub fn installed_plugin(name: &str) -> Option<PathBuf> {
+    FOREIGN.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}
+
+/// `CNI_PATH`: ours first.
+pub fn plugin_path() -> String {
+    let foreign = FOREIGN.iter().map(PathBuf::from);
+    let dirs = std::iter::once(built()).chain(foreign);
+    std::env::join_paths(dirs).expect("folders without colons").to_string_lossy().into_owned()
+}
+
+/// A program of the host, if it is installed.
+pub fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let own = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(own).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
