@@ -36,24 +36,27 @@ impl<'a> AddressSource<'a> {
         let mut result = match &self.config.ipam {
             Ipam::None => AddResult::default(),
             Ipam::HostLocal(ranges) => self.add_host_local(ranges)?,
-            Ipam::Delegate(name) => {
-                let delegate = self.delegate(name);
-                delegate.add().inspect_err(|_| {
-                    // The specification: a failed delegate is told to clean up.
-                    if let Err(error) = delegate.call("DEL") {
-                        eprintln!("viaduct: after a failed ADD: {error}");
-                    }
-                })?
-            }
+            Ipam::Delegate(name) => self.add_delegated(&self.delegate(name))?,
         };
-        if !matches!(self.config.ipam, Ipam::None) && result.ips.is_empty() {
-            return Err(CniError::config("ipam: the IPAM plugin gave no address"));
-        }
         for ip in &mut result.ips {
             ip.interface = None;
         }
         result.interfaces.clear();
         Ok(result)
+    }
+
+    fn add_delegated(&self, delegate: &Delegate<'_>) -> Result<AddResult> {
+        let result = delegate.add().and_then(|result| {
+            let empty =
+                || CniError::config(format!("IPAM plugin {:?} gave no address", delegate.name));
+            if result.ips.is_empty() { Err(empty()) } else { Ok(result) }
+        });
+        result.inspect_err(|_| {
+            // The specification: a failed delegate is told to clean up.
+            if let Err(error) = delegate.call("DEL") {
+                eprintln!("viaduct: after a failed ADD: {error}");
+            }
+        })
     }
 
     fn add_host_local(&self, ranges: &ipam::Config) -> Result<AddResult> {

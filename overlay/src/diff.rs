@@ -88,7 +88,7 @@ pub fn diff(current: &State, desired: &State) -> Changes {
     former_devices.dedup();
     Changes {
         device,
-        removed_routes: gone(&current.routes, &desired.routes),
+        removed_routes: removed_routes(&current.routes, &desired.routes),
         removed_forwarding: gone(&current.forwarding, &desired.forwarding),
         removed_neighbours: gone(&current.neighbours, &desired.neighbours),
         neighbours: changed(&current.neighbours, &desired.neighbours),
@@ -112,6 +112,19 @@ fn device_change(current: Option<&Device>, desired: Option<&Device>) -> DeviceCh
             }
         }
     }
+}
+
+/// Routes that are not wanted, or not by this device: for IPv6 the kernel takes no new device for a
+/// gateway that it reaches by another one, so the old route goes first.
+fn removed_routes(
+    current: &BTreeMap<Prefix, PeerRoute>,
+    desired: &BTreeMap<Prefix, PeerRoute>,
+) -> Vec<(Prefix, PeerRoute)> {
+    let stays = |prefix: &Prefix, route: &PeerRoute| {
+        desired.get(prefix).is_some_and(|wanted| wanted.through == route.through)
+    };
+    let removed = current.iter().filter(|(prefix, route)| !stays(prefix, route));
+    removed.map(|(prefix, route)| (*prefix, *route)).collect()
 }
 
 fn gone<K: Ord + Copy, V: Copy>(current: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Vec<(K, V)> {

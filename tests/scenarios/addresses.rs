@@ -37,7 +37,8 @@ fn addresses_are_requested_by_three_channels_in_order() {
     let elsewhere = network(&node).runtime("ips", json!(["10.9.9.9"]));
     let (code, message) = node.try_pod(&elsewhere, "b").err().expect("a failure").error();
     assert!(code == 111 && message.contains("10.9.9.9"), "{message}");
-    assert!(node.leases("net").is_empty() && node.namespace().links() == ["eth0"]);
+    assert!(node.leases("net").is_empty());
+    assert!(!node.namespace().links().iter().any(|link| link.starts_with("vd")));
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Lan {
             namespace.pin(&format!("{prefix}outside"));
         }
         namespace.ip(&format!("link add lan0 mtu {mtu} type bridge"));
+        namespace.set_sysctl("net/ipv6/conf/lan0/accept_dad", "0");
         namespace.ip("link set lan0 up");
         namespace.ip("addr add 192.168.0.254/24 dev lan0");
         namespace.ip("addr add fd00:192:168::254/64 dev lan0 nodad");
@@ -81,6 +82,8 @@ impl Lan {
         let node = Node::new(namespace, number, self.prefix.clone());
         node.namespace().ip(&format!("addr add {}/24 dev eth0", node.v4()));
         node.namespace().ip(&format!("addr add {}/64 dev eth0 nodad", node.v6()));
+        // Real nodes have been up for long; their link-local address is not tentative.
+        node.namespace().set_sysctl("net/ipv6/conf/eth0/accept_dad", "0");
         node.namespace().ip("link set eth0 up");
         node.namespace().ip("route add default via 192.168.0.254");
         node.namespace().ip("route add default via fd00:192:168::254");

@@ -161,7 +161,7 @@ impl Pod<'_> {
     /// The invocation of a verb for this pod, as a runtime makes it.
     pub fn cni(&self, verb: &str) -> Cni {
         let mut config = self.config.clone();
-        if !self.result.is_null() {
+        if verb != "ADD" && !self.result.is_null() {
             config["prevResult"] = self.result.clone();
         }
         let arguments = format!(

@@ -58,6 +58,7 @@ fn create(
         other => other?,
     }
     sysctl::ensure_if_present(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+    super::skip_duplicate_detection(config, name)?;
     socket.link_by_name(name)?.ok_or_else(|| {
         CniError::new(code::IO, format!("bridge {name:?} vanished as soon as it was made"))
     })

@@ -16,6 +16,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::attachment::Owner;
+use crate::config::Config;
 use crate::error::{CniError, Result, code};
 
 /// Polls until the node's end can pass packets: on Linux before 6.9 the kernel settles it later.
@@ -62,6 +63,17 @@ pub(crate) fn create_pair(
     }
     socket.delete_link_by_name(&name)?;
     Ok(socket.create_veth(&veth)?)
+}
+
+/// Makes a device's link-local IPv6 address usable as soon as the device is.
+///
+/// The node asks for a pod's neighbour address from its link-local one: while that is tentative, one
+/// to two seconds, nothing that is forwarded reaches a pod. Must come before the first carrier.
+pub(crate) fn skip_duplicate_detection(config: &Config, device: &str) -> Result<()> {
+    if !config.detect_duplicates {
+        netlink::sysctl::ensure_if_present(&format!("net/ipv6/conf/{device}/accept_dad"), "0")?;
+    }
+    Ok(())
 }
 
 /// Waits until a link passes packets, and describes it.

@@ -7,7 +7,7 @@
 mod plan;
 mod rules;
 
-use netlink::nftables::{Element, Generation, NftSocket, Table, Transaction};
+use netlink::nftables::{Element, Generation, Key, NftSocket, Table, Transaction};
 use netlink::{Family, Result as KernelResult};
 
 pub(crate) use plan::Wanted;
@@ -30,6 +30,8 @@ struct Observed {
     excludes: [Vec<Element>; 2],
     /// All host ports on one address, per family, if ports on any address are wanted.
     specific_ports: [Vec<Element>; 2],
+    /// For each wanted element that is a port on one address: the same port on any address.
+    any_ports: Vec<Option<Element>>,
 }
 
 fn table(place: Place) -> Table<'static> {
@@ -55,6 +57,7 @@ impl Observed {
             present: Vec::with_capacity(wanted.elements.len()),
             excludes: Default::default(),
             specific_ports: Default::default(),
+            any_ports: Vec::with_capacity(wanted.elements.len()),
         };
         for place in [Place::Host, Place::Bridge] {
             if wanted.elements.iter().any(|placed| placed.place == place) {
@@ -67,6 +70,14 @@ impl Observed {
         for placed in &wanted.elements {
             let found = socket.element(table(placed.place), placed.set, &placed.element)?;
             observed.present.push(found);
+            let any = match rules::HOSTPORTS.iter().position(|set| *set == placed.set) {
+                Some(at) => {
+                    let key = Element::new(Key(port_key(&placed.element).to_vec()));
+                    socket.element(rules::HOST_TABLE, rules::HOSTPORTS_ANY[at], &key)?
+                }
+                None => None,
+            };
+            observed.any_ports.push(any);
         }
         let mut all = |sets: [&str; 2]| -> KernelResult<[Vec<Element>; 2]> {
             let mut list = |set| Ok(socket.elements(rules::HOST_TABLE, set)?.unwrap_or_default());
@@ -118,10 +129,13 @@ fn diff(wanted: &Wanted, observed: &Observed, generation: Generation) -> Result<
     for place in &observed.incomplete {
         ruleset(*place).write(&mut transaction);
     }
-    for (placed, present) in wanted.elements.iter().zip(&observed.present) {
+    let found = observed.present.iter().zip(&observed.any_ports);
+    for (placed, (present, any_port)) in wanted.elements.iter().zip(found) {
         let Placed { element, set, rivalry, .. } = placed;
-        if let Some(holder) = holder_of_port(placed, observed) {
-            return Err(port_taken(placed, &holder));
+        let foreign = |other: &&Element| other.comment != element.comment;
+        let holder = holder_of_port(placed, observed).or(any_port.as_ref()).filter(foreign);
+        if let Some(holder) = holder {
+            return Err(port_taken(placed, holder));
         }
         match present {
             Some(present) if present == element || *rivalry == Rivalry::Share => continue,
@@ -166,12 +180,16 @@ fn is_of_source(element: &Element, sources: &[(Vec<u8>, Vec<u8>)]) -> bool {
 }
 
 /// A port on any address collides with a port on one address of somebody else.
-fn holder_of_port(placed: &Placed, observed: &Observed) -> Option<Element> {
+fn holder_of_port<'a>(placed: &Placed, observed: &'a Observed) -> Option<&'a Element> {
     let at = rules::HOSTPORTS_ANY.iter().position(|set| *set == placed.set)?;
-    let same_port = |other: &&Element| {
-        other.key.ends_with(&placed.element.key) && other.comment != placed.element.comment
-    };
-    observed.specific_ports[at].iter().find(same_port).cloned()
+    observed.specific_ports[at].iter().find(|other| {
+        port_key(other) == port_key(&placed.element) && other.comment != placed.element.comment
+    })
+}
+
+/// Protocol and port, the last two fields of a host port's key.
+fn port_key(element: &Element) -> &[u8] {
+    &element.key[element.key.len().saturating_sub(8)..]
 }
 
 fn port_taken(placed: &Placed, holder: &Element) -> CniError {

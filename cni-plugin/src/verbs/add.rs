@@ -87,8 +87,9 @@ impl Linked<'_> {
         result: AddResult,
     ) -> Result<AddResult> {
         let ifname = &self.owner.attachment.ifname;
-        if self.bridge.is_some() {
-            bridge::configure_port(socket, self.config, self.owner)?;
+        match self.bridge {
+            Some(_) => bridge::configure_port(socket, self.config, self.owner)?,
+            None => link::skip_duplicate_detection(self.config, &self.owner.host_link())?,
         }
         container.run(|| pod::configure(inside, self.config, ifname, &result))??;
         let host = self.host_link(socket)?;
