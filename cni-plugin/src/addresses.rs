@@ -1,5 +1,7 @@
 //! Addresses of an attachment: from our own IPAM or a delegate's, and what follows from them.
 
+use std::net::IpAddr;
+
 use netlink::{Family, Prefix};
 
 use crate::config::{Config, Ipam};
@@ -70,6 +72,16 @@ impl<'a> AddressSource<'a> {
             routes: ranges.routes().to_vec(),
             dns: ranges.dns()?,
         })
+    }
+
+    /// Takes back what an ADD that failed later was given.
+    pub(crate) fn undo(&self, given: &[IpAddr]) -> Result<()> {
+        match &self.config.ipam {
+            Ipam::HostLocal(ranges) => {
+                Ok(ranges.give_back(&self.config.name, &self.attachment(), given)?)
+            }
+            _ => self.del(),
+        }
     }
 
     /// Frees the addresses of an attachment; those that are not there are no failure.

@@ -1,4 +1,4 @@
-//! [`diff`]: what to change so that one state becomes another. Pure.
+//! [`diff()`]: what to change so that one state becomes another. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The pod network between nodes: VXLAN tunnels or plain routes through the nodes (host-gw).
 //!
-//! The shape is the project's: [`plan`] is a pure function of the node list and of what this node's
-//! underlay is; [`State::observe`] reads the kernel; [`diff`] compares; [`Changes::apply`] makes it so.
+//! The shape is the project's: [`plan()`] is a pure function of the node list and of what this node's
+//! underlay is; [`State::observe`] reads the kernel; [`diff()`] compares; [`Changes::apply`] makes it so.
 //! [`Overlay`] holds what was committed, so that one changed peer costs one peer's messages.
 //!
 //! ```no_run

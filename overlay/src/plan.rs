@@ -1,4 +1,4 @@
-//! [`plan`]: from the node list to what the kernel should hold. Pure.
+//! [`plan()`]: from the node list to what the kernel should hold. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -91,16 +91,13 @@ impl<'a> Planner<'a> {
         self.problems.push(format!("node {:?} is left out: {problem}", node.name));
     }
 
-    /// Prefixes nest or are apart, so an overlap is the entry before, or one inside.
+    /// Whose pod subnet shares an address with this one. The known ones are apart from each other, so
+    /// only the one before can hold it, and only the one after can be inside.
     fn overlapping(&self, cidr: Prefix) -> Option<&'a str> {
-        let covering = (0..=cidr.length())
-            .filter_map(|length| Prefix::new(cidr.address(), length))
-            .find_map(|prefix| self.owners.get(&prefix.network()));
-        let inside = || {
-            let mut after = self.owners.range(cidr..);
-            after.next().filter(|(prefix, _)| cidr.covers(**prefix)).map(|(_, owner)| owner)
-        };
-        covering.or_else(inside).copied()
+        let before = self.owners.range(..=cidr).next_back();
+        let after = self.owners.range(cidr..).next();
+        let near = before.into_iter().chain(after);
+        near.filter(|(prefix, _)| prefix.overlaps(cidr)).map(|(_, owner)| *owner).next()
     }
 
     /// The peer's address of a family, if this node's underlay reaches it without a router.

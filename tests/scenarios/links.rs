@@ -139,6 +139,11 @@ fn a_reused_address_is_reached_at_once() {
         let first = node.pod(&network, "a");
         other.ping(first.v4()).unwrap();
         first.delete();
+        // The same address with another MAC address than before.
+        let other_mac = network.clone().runtime("mac", json!("02:00:00:00:00:55"));
+        let third = node.pod(&other_mac, "c");
+        other.ping(third.v4()).unwrap();
+        third.delete();
         let second = node.pod(&network, "b");
         let start = Instant::now();
         other.ping(second.v4()).unwrap_or_else(|e| panic!("{mode}: {e}"));

@@ -2,6 +2,8 @@
 //!
 //! Every test makes its own nodes, so all run side by side.
 
+#![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
+
 mod addresses;
 mod bandwidth;
 mod bridge;

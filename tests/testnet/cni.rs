@@ -37,7 +37,8 @@ impl Cni {
             binary: programs::plugin(plugin),
             variables: Vec::new(),
         };
-        cni.env("CNI_COMMAND", verb).env("CNI_PATH", &programs::plugin_path())
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+        cni.env("PATH", &path).env("CNI_COMMAND", verb).env("CNI_PATH", &programs::plugin_path())
     }
 
     /// With this standard input instead.

@@ -1,7 +1,6 @@
 //! [`Namespace`]: a thread of this process in a network namespace of its own.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ pub struct Namespace {
     jobs: Option<Mutex<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
-    pinned: RefCell<Option<PathBuf>>,
+    pinned: Mutex<Option<PathBuf>>,
 }
 
 impl Namespace {
@@ -53,7 +52,7 @@ impl Namespace {
             jobs: Some(Mutex::new(jobs)),
             thread: Some(thread),
             path,
-            pinned: RefCell::new(None),
+            pinned: Mutex::new(None),
         };
         namespace.ip("link set lo up");
         namespace
@@ -166,19 +165,19 @@ impl Namespace {
         let path = Path::new(NAMED).join(name);
         fs::write(&path, "").expect("a file to mount the namespace on");
         rustix::mount::mount_bind(&self.path, &path).expect("a mount of the namespace");
-        *self.pinned.borrow_mut() = Some(path.clone());
+        *self.pinned.lock().expect("the name of a namespace") = Some(path.clone());
         path
     }
 
     /// Leaves the name, and with it the namespace, in place after this value is dropped.
     pub fn keep(&self) {
-        self.pinned.borrow_mut().take();
+        self.pinned.lock().expect("the name of a namespace").take();
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Some(path) = self.pinned.borrow_mut().take() {
+        if let Some(path) = self.pinned.get_mut().ok().and_then(Option::take) {
             unpin(&path);
         }
         self.jobs.take();

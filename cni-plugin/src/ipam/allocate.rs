@@ -13,19 +13,15 @@ use super::{Allocation, Attachment, Error, Result};
 pub(super) fn all(
     store: &Store,
     sets: &[RangeSet],
-    reservations: &[Reservation],
     attachment: &Attachment,
     requested: &[IpAddr],
 ) -> Result<Vec<Allocation>> {
     let wishes = assign(sets, requested)?;
-    // A reservation of nobody is a file that was never finished: its address is free.
-    let taken: HashSet<IpAddr> =
-        reservations.iter().filter(|r| r.has_owner()).map(|r| r.address).collect();
     let mut allocations: Vec<Allocation> = Vec::with_capacity(sets.len());
     for (at, (set, wish)) in sets.iter().zip(wishes).enumerate() {
         let found = match wish {
-            Some(address) => exactly(store, set, &taken, attachment, address),
-            None => next(store, at, set, &taken, attachment),
+            Some(address) => exactly(store, at, set, attachment, address),
+            None => next(store, at, set, attachment),
         };
         match found {
             Ok(allocation) => allocations.push(allocation),
@@ -33,6 +29,7 @@ pub(super) fn all(
                 for allocation in &allocations {
                     store.release(allocation.address.address())?;
                 }
+                store.unmark(attachment, sets.len());
                 return Err(error);
             }
         }
@@ -73,30 +70,24 @@ fn allocation(range: &Range, address: IpAddr) -> Allocation {
 
 fn exactly(
     store: &Store,
+    at: usize,
     set: &RangeSet,
-    taken: &HashSet<IpAddr>,
     attachment: &Attachment,
     address: IpAddr,
 ) -> Result<Allocation> {
     let reserved = || Error::NotAvailable { address, reason: "it is reserved".to_owned() };
     let range = set.range_of(address).ok_or_else(reserved)?;
-    if !taken.contains(&address) && store.reserve(address, attachment)? {
+    if store.reserve(address, attachment, at)? {
         Ok(allocation(range, address))
     } else {
         Err(reserved())
     }
 }
 
-fn next(
-    store: &Store,
-    at: usize,
-    set: &RangeSet,
-    taken: &HashSet<IpAddr>,
-    attachment: &Attachment,
-) -> Result<Allocation> {
+fn next(store: &Store, at: usize, set: &RangeSet, attachment: &Attachment) -> Result<Allocation> {
     let last = store.last_reserved(at);
     for (range, address) in candidates(set, last) {
-        if !taken.contains(&address) && store.reserve(address, attachment)? {
+        if store.reserve(address, attachment, at)? {
             store.set_last_reserved(at, address);
             return Ok(allocation(range, address));
         }

@@ -104,15 +104,14 @@ impl Config {
     ) -> Result<Vec<Allocation>> {
         let store = self.store(network)?;
         store.forget_earlier_boots()?;
-        let reservations = store.reservations()?;
-        if let Some(held) = reservations.iter().find(|r| r.belongs_to(attachment)) {
+        if let Some(address) = store.held(attachment, self.range_sets.len())? {
             return Err(Error::AlreadyAllocated {
                 attachment: attachment.clone(),
-                address: held.address,
+                address,
                 network: network.to_owned(),
             });
         }
-        allocate::all(&store, &self.range_sets, &reservations, attachment, requested)
+        allocate::all(&store, &self.range_sets, attachment, requested)
     }
 
     /// Frees every address of an attachment; tells which.
@@ -125,7 +124,23 @@ impl Config {
                 freed.push(reservation.address);
             }
         }
+        store.unmark(attachment, self.range_sets.len());
         Ok(freed)
+    }
+
+    /// Takes back what one [`Config::add`] gave, and nothing that the attachment had before.
+    pub(crate) fn give_back(
+        &self,
+        network: &str,
+        attachment: &Attachment,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let store = self.store(network)?;
+        for address in addresses {
+            store.release(*address)?;
+        }
+        store.unmark(attachment, self.range_sets.len());
+        Ok(())
     }
 
     /// The addresses of an attachment; none is an error.
@@ -164,6 +179,7 @@ impl Config {
             store.release(reservation.address)?;
             freed.push(reservation.address);
         }
+        store.sweep()?;
         Ok(freed)
     }
 

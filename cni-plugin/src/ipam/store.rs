@@ -4,6 +4,10 @@
 //! name is there: it appears whole, or not at all, and never twice. A file without an owner in it can
 //! therefore only come from a write that was cut short (the reference plugin creates first and writes
 //! then; a disk loses what was not synced), and it is nobody's while we hold the lock.
+//!
+//! A reservation of ours has a second name, a hard link that is named by its owner. So ADD sees with
+//! one look-up whether its attachment has an address already, however many pods the node has. It is
+//! believed only while it is a second name: if the first one goes, by whomever, it counts for nothing.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,9 +15,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use netlink::fnv1a;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, linkat, open, openat, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, fstat, ftruncate, linkat, open, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -25,8 +30,20 @@ const LOCK: &str = "lock";
 const BOOT_ID: &str = "viaduct-boot-id";
 /// Where a file system has no unnamed files, and for files that are replaced.
 const TEMPORARY: &str = "viaduct-temporary";
-/// The longest reservation that is looked at.
-const RESERVATION_MAX: u64 = 4096;
+/// Bytes of a file that are looked at: no container ID is nearly as long.
+const CONTENT_MAX: usize = 512;
+
+/// What a file says. On the stack: an ADD reads a file for every pod of the node.
+struct Content {
+    bytes: [u8; CONTENT_MAX],
+    length: usize,
+}
+
+impl Content {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
 
 /// A network's folder, locked.
 pub(super) struct Store {
@@ -135,34 +152,70 @@ impl Store {
         io_error(operation, &self.path.join(name), errno)
     }
 
+    /// The names in the folder that `select` makes something of.
+    fn list<T>(&self, mut select: impl FnMut(&str) -> Option<T>) -> Result<Vec<T>> {
+        let failed = |errno| io_error("list folder", &self.path, errno);
+        let mut found = Vec::new();
+        for entry in Dir::read_from(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            found.extend(entry.file_name().to_str().ok().and_then(&mut select));
+        }
+        Ok(found)
+    }
+
     /// Every file that is named by an address.
     pub(super) fn reservations(&self) -> Result<Vec<Reservation>> {
         let mut reservations = Vec::new();
-        let failed = |errno| io_error("list folder", &self.path, errno);
-        for entry in Dir::read_from(&self.dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            let Ok(address) = name.parse::<IpAddr>() else { continue };
-            match self.read(name) {
-                Ok(content) => reservations.push(Reservation::parse(address, &content)),
+        for address in self.list(|name| name.parse::<IpAddr>().ok())? {
+            let name = address.to_string();
+            match self.read(&name) {
+                Ok(content) => reservations.push(Reservation::parse(address, content.bytes())),
                 Err(Errno::NOENT) => {}
-                Err(errno) => return Err(self.error("read reservation", name, errno)),
+                Err(errno) => return Err(self.error("read reservation", &name, errno)),
             }
         }
         Ok(reservations)
     }
 
-    fn read(&self, name: &str) -> std::result::Result<Vec<u8>, Errno> {
+    /// An address that this attachment has from us, in the first `sets` range sets.
+    pub(super) fn held(&self, attachment: &Attachment, sets: usize) -> Result<Option<IpAddr>> {
+        let marked = (0..sets).any(|set| {
+            let stat = statat(&self.dir, mark(attachment, set), AtFlags::empty());
+            stat.is_ok_and(|stat| stat.st_nlink > 1)
+        });
+        if !marked {
+            return Ok(None);
+        }
+        let reservations = self.reservations()?;
+        Ok(reservations.iter().find(|r| r.belongs_to(attachment)).map(|r| r.address))
+    }
+
+    /// Removes second names whose first is gone.
+    pub(super) fn sweep(&self) -> Result<()> {
+        for name in self.list(|name| name.starts_with(MARK_PREFIX).then(|| name.to_owned()))? {
+            let stat = statat(&self.dir, name.as_str(), AtFlags::empty());
+            if stat.is_ok_and(|stat| stat.st_nlink == 1) {
+                let _ = unlinkat(&self.dir, name.as_str(), AtFlags::empty());
+            }
+        }
+        Ok(())
+    }
+
+    /// The beginning of a file; all of it, since everything here is short.
+    fn read(&self, name: &str) -> std::result::Result<Content, Errno> {
         let file = openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // One read is enough: reservations are short.
-        let mut content = vec![0; RESERVATION_MAX as usize];
-        let length = rustix::io::read(&file, &mut content)?;
-        content.truncate(length);
+        let mut content = Content { bytes: [0; CONTENT_MAX], length: 0 };
+        content.length = rustix::io::read(&file, &mut content.bytes)?;
         Ok(content)
     }
 
-    /// Reserves an address; `false` if it is somebody's.
-    pub(super) fn reserve(&self, address: IpAddr, attachment: &Attachment) -> Result<bool> {
+    /// Reserves an address of a range set; `false` if it is somebody's.
+    pub(super) fn reserve(
+        &self,
+        address: IpAddr,
+        attachment: &Attachment,
+        set: usize,
+    ) -> Result<bool> {
         let name = address.to_string();
         let content = format!("{}\r\n{}", attachment.container_id, attachment.ifname);
         let file = self
@@ -170,17 +223,38 @@ impl Store {
             .map_err(|errno| self.error("reserve", &name, errno))?;
         for _ in 0..2 {
             match self.link(&file, &name) {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.mark(&name, attachment, set);
+                    return Ok(true);
+                }
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(self.error("reserve", &name, errno)),
             }
-            let content = self.read(&name).unwrap_or_default();
-            if Reservation::parse(address, &content).has_owner() {
+            let holder = self.read(&name);
+            if holder.is_ok_and(|file| Reservation::parse(address, file.bytes()).has_owner()) {
                 return Ok(false);
             }
             self.release(address)?;
         }
         Ok(false)
+    }
+
+    /// Gives a reservation its second name. Where that fails, a repeated ADD is noticed later.
+    fn mark(&self, name: &str, attachment: &Attachment, set: usize) {
+        let own = mark(attachment, set);
+        for _ in 0..2 {
+            match linkat(&self.dir, name, &self.dir, own.as_str(), AtFlags::empty()) {
+                Err(Errno::EXIST) => drop(unlinkat(&self.dir, own.as_str(), AtFlags::empty())),
+                _ => return,
+            }
+        }
+    }
+
+    /// Removes the second names of an attachment's reservations.
+    pub(super) fn unmark(&self, attachment: &Attachment, sets: usize) {
+        for set in 0..sets {
+            let _ = unlinkat(&self.dir, mark(attachment, set), AtFlags::empty());
+        }
     }
 
     /// A file without a name, or where the file system has none of that kind, a temporary one.
@@ -231,15 +305,23 @@ impl Store {
     /// The address that was given away last in a range set.
     pub(super) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
         let content = self.read(&last_reserved_name(set)).ok()?;
-        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+        std::str::from_utf8(content.bytes()).ok()?.trim().parse().ok()
     }
 
     /// Remembers it. This is a hint: without it the search begins at the start of the range.
     pub(super) fn set_last_reserved(&self, set: usize, address: IpAddr) {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         let name = last_reserved_name(set);
-        let written = openat(&self.dir, name.as_str(), flags, Mode::from_raw_mode(0o600))
-            .and_then(|file| write_all(&file, address.to_string().as_bytes()));
+        let text = address.to_string();
+        // Written over, not truncated first: file systems guard truncated files by writing to disk.
+        let written =
+            openat(&self.dir, name.as_str(), flags, Mode::from_raw_mode(0o600)).and_then(|file| {
+                write_all(&file, text.as_bytes())?;
+                if fstat(&file)?.st_size > text.len() as i64 {
+                    ftruncate(&file, text.len() as u64)?;
+                }
+                Ok(())
+            });
         if let Err(errno) = written {
             eprintln!("viaduct: {}", self.error("remember the last address in", &name, errno));
         }
@@ -256,7 +338,8 @@ impl Store {
     }
 
     pub(super) fn forget_before(&self, boot: &Boot) -> Result<()> {
-        let marked = self.read(BOOT_ID).unwrap_or_default();
+        let mark = self.read(BOOT_ID).ok();
+        let marked = mark.as_ref().map(Content::bytes).unwrap_or_default();
         if marked == boot.id.as_bytes() {
             return Ok(());
         }
@@ -301,6 +384,14 @@ impl Boot {
 fn boot_time() -> Option<i64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+const MARK_PREFIX: &str = "viaduct-owner-";
+
+/// The second name of the reservation of an attachment in a range set.
+fn mark(owner: &Attachment, set: usize) -> String {
+    let hash = fnv1a(format!("{}\0{}", owner.container_id, owner.ifname).as_bytes());
+    format!("{MARK_PREFIX}{hash:016x}.{set}")
 }
 
 fn last_reserved_name(set: usize) -> String {

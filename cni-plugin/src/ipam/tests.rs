@@ -153,7 +153,6 @@ fn old_files_and_untidy_ones_are_understood() {
     folder.put("10.1.2.3", "  spaced  \r\n eth0 \r\n");
     folder.put("10.1.2.4", "unix\neth0");
     assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[]).unwrap()), ["10.1.2.5"]);
-    assert!(config.add(NETWORK, &attachment("old"), &[]).is_err());
     for id in ["old", "spaced", "unix"] {
         assert_eq!(config.del(NETWORK, &attachment(id)).unwrap().len(), 1, "{id}");
     }
@@ -256,6 +255,30 @@ fn many_at_once_never_share_an_address() {
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 160);
+}
+
+#[test]
+fn the_second_name_of_a_reservation_counts_only_beside_the_first() {
+    let folder = Folder::new();
+    let config = folder.config(small());
+    config.add(NETWORK, &attachment("a"), &[]).unwrap();
+    let marks = || {
+        let names = fs::read_dir(folder.network()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("viaduct-owner-")).count()
+    };
+    assert_eq!(marks(), 1);
+    // Somebody who knows nothing of second names frees the address and gives it to another.
+    fs::remove_file(folder.network().join("10.1.2.2")).unwrap();
+    folder.put("10.1.2.2", "theirs\r\neth0");
+    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[]).unwrap()), ["10.1.2.3"]);
+    assert!(config.add(NETWORK, &attachment("a"), &[]).is_err());
+    config.del(NETWORK, &attachment("a")).unwrap();
+    assert_eq!(marks(), 0);
+    config.add(NETWORK, &attachment("b"), &[]).unwrap();
+    fs::remove_file(folder.network().join("10.1.2.4")).unwrap();
+    config.gc(NETWORK, &[attachment("theirs")]).unwrap();
+    assert_eq!((marks(), folder.addresses()), (0, vec!["10.1.2.2".to_owned()]));
 }
 
 #[test]

@@ -58,10 +58,13 @@ fn address_inside(config: &Config, ip: &Ip) -> Prefix {
     }
 }
 
-/// Neighbours learn the address as soon as the interface comes up, so that one who had it before is
-/// forgotten; IPv6 is switched on if the runtime had it off, and usable at once.
+/// IPv6 is switched on if the runtime had it off, and usable at once.
+///
+/// Where the MAC address does not follow from the IP address, the interface announces itself when it
+/// comes up, so that neighbours forget who had the address before. Not otherwise: an announcement is
+/// flooded to every pod of the node, and each has to look at it.
 fn apply_sysctls(config: &Config, ifname: &str, ips: &[Ip]) -> Result<()> {
-    if has_family(ips, Family::V4) {
+    if has_family(ips, Family::V4) && config.requested_mac.is_some() {
         sysctl::ensure(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
     if !has_family(ips, Family::V6) {
@@ -83,7 +86,10 @@ fn apply_sysctls(config: &Config, ifname: &str, ips: &[Ip]) -> Result<()> {
     if !config.detect_duplicates {
         sysctl::ensure(&setting("accept_dad"), "0")?;
     }
-    sysctl::ensure(&setting("ndisc_notify"), "1")?;
+    let follows = config.requested_mac.is_none() && !has_family(ips, Family::V4);
+    if !follows {
+        sysctl::ensure(&setting("ndisc_notify"), "1")?;
+    }
     sysctl::ensure_if_present(&setting("keep_addr_on_down"), "1")?;
     Ok(())
 }

@@ -212,7 +212,7 @@ fn protocol_and_port(key: &[u8]) -> (Option<Protocol>, u16) {
 
 /// Every set whose elements have owners.
 fn owned_sets() -> impl Iterator<Item = (Place, &'static str)> {
-    let host = [rules::MASQUERADE, rules::HOSTPORTS, rules::HOSTPORTS_ANY]
+    let host = [rules::MASQUERADE, rules::HAIRPIN, rules::HOSTPORTS, rules::HOSTPORTS_ANY]
         .into_iter()
         .flatten()
         .chain([rules::DEVICES, rules::LOOPS]);

@@ -120,6 +120,14 @@ impl Wanted {
         if ports.is_empty() {
             return;
         }
+        let mut pod_ips: Vec<IpAddr> = ports.iter().map(|port| port.pod_ip).collect();
+        pod_ips.sort();
+        pod_ips.dedup();
+        for ip in pod_ips {
+            let pair = Element::new(Key::new().ip(ip).ip(ip)).comment(owner.tag());
+            let set = rules::HAIRPIN[index(Family::of(ip))];
+            self.add(Place::Host, set, pair, Rivalry::Replace);
+        }
         let (comment, rivalry) = if shared_device {
             (format!("device {device}"), Rivalry::Share)
         } else {

@@ -19,6 +19,7 @@ pub(crate) const MASQUERADE: [&str; 2] = ["masquerade-4", "masquerade-6"];
 pub(crate) const MASQUERADE_EXCLUDE: [&str; 2] = ["masquerade-exclude-4", "masquerade-exclude-6"];
 pub(crate) const HOSTPORTS: [&str; 2] = ["hostports-4", "hostports-6"];
 pub(crate) const HOSTPORTS_ANY: [&str; 2] = ["hostports-any-4", "hostports-any-6"];
+pub(crate) const HAIRPIN: [&str; 2] = ["hairpin-4", "hairpin-6"];
 pub(crate) const DEVICES: &str = "devices";
 pub(crate) const LOOPS: &str = "loops";
 /// Names of the sets of [`BRIDGE_TABLE`].
@@ -109,6 +110,7 @@ pub(crate) fn host() -> Ruleset {
         let backend = Some(SetData::Value(BACKEND[family]));
         sets.push(set(MASQUERADE[family], SINGLE[family]));
         sets.push(Set { interval: true, ..set(MASQUERADE_EXCLUDE[family], PAIR[family]) });
+        sets.push(set(HAIRPIN[family], PAIR[family]));
         sets.push(Set { data: backend, ..set(HOSTPORTS[family], FRONTEND[family]) });
         let any: &[DataType] = &[DataType::InetProto, DataType::InetService];
         sets.push(Set { data: backend, ..set(HOSTPORTS_ANY[family], any) });
@@ -257,28 +259,45 @@ fn hostports() -> Vec<Rule> {
 }
 
 /// What a host port translated needs a new source where the answer would not come back through the
-/// node: from the node's loopback, and from where it goes to.
+/// node: from the node's loopback, from the pod itself, and from behind the same bridge. With
+/// br_netfilter a bridge translates by itself, and then nobody knows where the packet came in.
 fn hostport_source() -> Vec<Rule> {
     let chain = "hostport-source";
     let from_loopback = of_family(0).into_iter().chain(in_loopback(Payload::IP_SADDR));
-    vec![
+    let mut rules = vec![
         Rule { chain, comment: "the mark has served", expressions: set_mark(false) },
         Rule {
             chain,
             comment: "from the node's loopback",
             expressions: from_loopback.chain([Expression::Masquerade]).collect(),
         },
+    ];
+    rules.extend([0, 1].map(|family| {
         Rule {
             chain,
-            comment: "out by the device it came in by",
-            expressions: vec![
-                Expression::LoadMeta(Meta::IifName, R0),
-                Expression::LoadMeta(Meta::OifName, Register(4)),
-                lookup(LOOPS, R0),
-                Expression::Masquerade,
-            ],
-        },
-    ]
+            comment: ["from the pod itself, by IPv4", "from the pod itself, by IPv6"][family],
+            expressions: of_family(family)
+                .into_iter()
+                .chain([
+                    Expression::LoadPayload(SADDR[family], R0),
+                    Expression::LoadPayload(DADDR[family], Register(words(family))),
+                    lookup(HAIRPIN[family], R0),
+                    Expression::Masquerade,
+                ])
+                .collect(),
+        }
+    }));
+    rules.push(Rule {
+        chain,
+        comment: "out by the device it came in by",
+        expressions: vec![
+            Expression::LoadMeta(Meta::IifName, R0),
+            Expression::LoadMeta(Meta::OifName, Register(4)),
+            lookup(LOOPS, R0),
+            Expression::Masquerade,
+        ],
+    });
+    rules
 }
 
 fn masquerade(family: usize) -> Rule {

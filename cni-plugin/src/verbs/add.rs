@@ -23,10 +23,11 @@ pub(super) fn add(request: &Request) -> Result<Value> {
     let container = network::open_namespace(request)?;
     let source = AddressSource::new(&request.config, &request.environment);
     let result = addresses::complete(&request.config, source.add()?);
+    let given = network::pod_ips(&result);
     let attached = attach(request, &container, result);
     if attached.is_err() {
         let mut failures = Failures::default();
-        failures.note(source.del());
+        failures.note(source.undo(&given));
         report(failures);
     }
     Ok(attached?.to_json(request.config.version))

@@ -60,7 +60,7 @@ impl NftSocket {
         crate::error::found(rules)
     }
 
-    /// The elements of a set or map; `None` if there is no such set.
+    /// The elements of a set or map, ordered by key; `None` if there is no such set.
     pub fn elements(&mut self, table: Table<'_>, set: &str) -> Result<Option<Vec<Element>>> {
         let mut request = Writer::default();
         request.message(nft(NFT_MSG_GETSETELEM), NLM_F_DUMP, |m| set_header(m, table, set));
@@ -68,7 +68,12 @@ impl NftSocket {
             self.socket.dump(request, |payload| Some(parse_elements(payload))).map_err(|error| {
                 error.during(format!("list set {set:?} of nftables table {:?}", table.name))
             });
-        Ok(crate::error::found(lists)?.map(|lists| lists.into_iter().flatten().collect()))
+        let Some(lists) = crate::error::found(lists)? else { return Ok(None) };
+        let mut elements: Vec<Element> = lists.into_iter().flatten().collect();
+        // The walk over a hash table begins anew when the table grows, and shows elements again.
+        elements.sort_by(|a, b| (&a.key, &a.key_end).cmp(&(&b.key, &b.key_end)));
+        elements.dedup_by(|a, b| (&a.key, &a.key_end) == (&b.key, &b.key_end));
+        Ok(Some(elements))
     }
 
     /// The element with this key, or `None`; `None` as well if there is no such set.

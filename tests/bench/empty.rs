@@ -1,0 +1,3 @@
+//! A static program that does nothing: what a process costs.
+
+fn main() {}

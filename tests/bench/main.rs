@@ -1,0 +1,36 @@
+//! `scripts/bench`: how long things take, beside the peers, in one run.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+mod cni;
+mod overlay_peers;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let what = arguments.next().unwrap_or_default();
+    let mut runs = 50;
+    let mut output = PathBuf::from("docs/benchmarks");
+    while let Some(option) = arguments.next() {
+        let value = arguments.next().unwrap_or_default();
+        match option.as_str() {
+            "--runs" => runs = value.parse()?,
+            "--output" => output = value.into(),
+            _ => bail!("unknown option {option}: --runs N, --output FOLDER"),
+        }
+    }
+    match what.as_str() {
+        "cni" => {
+            let mut report = report::Report::default();
+            cni::measure(&mut report, runs)?;
+            overlay_peers::measure(&mut report, runs)?;
+            report.finish(&output, "cni")
+        }
+        _ => bail!("what to measure: cni"),
+    }
+}
