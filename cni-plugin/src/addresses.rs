@@ -53,6 +53,8 @@ impl<'a> AddressSource<'a> {
                 || CniError::config(format!("IPAM plugin {:?} gave no address", delegate.name));
             if result.ips.is_empty() { Err(empty()) } else { Ok(result) }
         });
+        // Who had the address before is the delegate's secret.
+        let result = result.map(|result| AddResult { stale_neighbours: true, ..result });
         result.inspect_err(|_| {
             // The specification: a failed delegate is told to clean up.
             if let Err(error) = delegate.call("DEL") {
@@ -62,15 +64,17 @@ impl<'a> AddressSource<'a> {
     }
 
     fn add_host_local(&self, ranges: &ipam::Config) -> Result<AddResult> {
-        let allocations =
-            ranges.add(&self.config.name, &self.attachment(), &self.config.requested_ips)?;
+        let Config { name, requested_ips, requested_mac, .. } = self.config;
+        let attachment = self.attachment();
+        let given = ranges.add(name, &attachment, requested_ips, requested_mac.is_some())?;
         let ip =
-            |a: ipam::Allocation| Ip { interface: None, address: a.address, gateway: a.gateway };
+            |a: &ipam::Allocation| Ip { interface: None, address: a.address, gateway: a.gateway };
         Ok(AddResult {
-            interfaces: Vec::new(),
-            ips: allocations.into_iter().map(ip).collect(),
+            ips: given.iter().map(ip).collect(),
             routes: ranges.routes().to_vec(),
             dns: ranges.dns()?,
+            stale_neighbours: given.iter().any(|a| a.stale_neighbours),
+            ..AddResult::default()
         })
     }
 

@@ -49,6 +49,9 @@ pub(crate) struct AddResult {
     pub(crate) ips: Vec<Ip>,
     pub(crate) routes: Vec<Route>,
     pub(crate) dns: Dns,
+    /// Neighbours may remember an address with another MAC address. Not part of what is printed.
+    #[serde(skip)]
+    pub(crate) stale_neighbours: bool,
 }
 
 /// A network interface; with `sandbox` it is in the container.

@@ -134,21 +134,29 @@ fn a_reused_address_is_reached_at_once() {
     let lan = Lan::new();
     let node = lan.node("n1");
     for mode in MODES {
-        let network = dual_stack(mode, &node).runtime("ips", json!(["10.244.1.77"]));
-        let other = node.pod(&dual_stack(mode, &node), "other");
-        let first = node.pod(&network, "a");
-        other.ping(first.v4()).unwrap();
-        first.delete();
-        // The same address with another MAC address than before.
-        let other_mac = network.clone().runtime("mac", json!("02:00:00:00:00:55"));
-        let third = node.pod(&other_mac, "c");
-        other.ping(third.v4()).unwrap();
-        third.delete();
-        let second = node.pod(&network, "b");
-        let start = Instant::now();
-        other.ping(second.v4()).unwrap_or_else(|e| panic!("{mode}: {e}"));
-        assert!(start.elapsed() < Duration::from_millis(500), "{mode}: {:?}", start.elapsed());
-        second.delete();
+        let network = dual_stack(mode, &node);
+        // The same addresses, each with another partner and another MAC address than before.
+        let reuses = [
+            network.clone().runtime("ips", json!(["10.244.1.77", "fd00:10:1::77"])),
+            network.clone().runtime("ips", json!(["10.244.1.77", "fd00:10:1::78"])),
+            network.clone().runtime("ips", json!(["10.244.1.78", "fd00:10:1::77"])),
+            network
+                .clone()
+                .runtime("ips", json!(["10.244.1.77", "fd00:10:1::77"]))
+                .runtime("mac", json!("02:00:00:00:00:55")),
+            network.clone().runtime("ips", json!(["10.244.1.77", "fd00:10:1::77"])),
+        ];
+        let other = node.pod(&network, "other");
+        for (at, reuse) in reuses.iter().enumerate() {
+            let pod = node.pod(reuse, "a");
+            for address in [pod.v4(), pod.v6()] {
+                let start = Instant::now();
+                other.ping(address).unwrap_or_else(|e| panic!("{mode} {at} {address}: {e}"));
+                let elapsed = start.elapsed();
+                assert!(elapsed < Duration::from_millis(500), "{mode} {address}: {elapsed:?}");
+            }
+            pod.delete();
+        }
         other.delete();
     }
 }

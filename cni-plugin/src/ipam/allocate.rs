@@ -65,7 +65,7 @@ fn assign(sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>
 fn allocation(range: &Range, address: IpAddr) -> Allocation {
     let length = range.subnet.length();
     let prefix = netlink::Prefix::new(address, length).unwrap_or(range.subnet);
-    Allocation { address: prefix, gateway: Some(range.gateway) }
+    Allocation { address: prefix, gateway: Some(range.gateway), stale_neighbours: false }
 }
 
 fn exactly(

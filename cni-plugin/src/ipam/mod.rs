@@ -44,6 +44,8 @@ pub(crate) struct Allocation {
     pub(crate) address: Prefix,
     /// The subnet's gateway.
     pub(crate) gateway: Option<IpAddr>,
+    /// Neighbours may remember the address with a MAC address that does not follow from it.
+    pub(crate) stale_neighbours: bool,
 }
 
 /// Why there is no address.
@@ -96,11 +98,14 @@ impl Config {
     }
 
     /// Reserves an address of every range set, the requested ones where they fit; all or none.
+    ///
+    /// `chosen_mac` tells that the interface's MAC address will not follow from its address.
     pub(crate) fn add(
         &self,
         network: &str,
         attachment: &Attachment,
         requested: &[IpAddr],
+        chosen_mac: bool,
     ) -> Result<Vec<Allocation>> {
         let store = self.store(network)?;
         store.forget_earlier_boots()?;
@@ -111,7 +116,12 @@ impl Config {
                 network: network.to_owned(),
             });
         }
-        allocate::all(&store, &self.range_sets, attachment, requested)
+        let mut allocations = allocate::all(&store, &self.range_sets, attachment, requested)?;
+        for allocation in &mut allocations {
+            let address = allocation.address.address();
+            allocation.stale_neighbours = store.swap_foreign_mac(address, chosen_mac) || chosen_mac;
+        }
+        Ok(allocations)
     }
 
     /// Frees every address of an attachment; tells which.

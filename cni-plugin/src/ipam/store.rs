@@ -250,6 +250,17 @@ impl Store {
         }
     }
 
+    /// Whether the last owner of an address had a MAC address of its own choice, so that neighbours may
+    /// remember it; from now on it is so or not, as `chosen` says.
+    pub(super) fn swap_foreign_mac(&self, address: IpAddr, chosen: bool) -> bool {
+        let name = format!("{FOREIGN_MAC_PREFIX}{address}");
+        if !chosen {
+            return unlinkat(&self.dir, name, AtFlags::empty()).is_ok();
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(&self.dir, name, flags, Mode::from_raw_mode(0o600)).is_err()
+    }
+
     /// Removes the second names of an attachment's reservations.
     pub(super) fn unmark(&self, attachment: &Attachment, sets: usize) {
         for set in 0..sets {
@@ -386,6 +397,8 @@ fn boot_time() -> Option<i64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
+/// Beside an address whose last owner had a MAC address of its own choice.
+const FOREIGN_MAC_PREFIX: &str = "viaduct-foreign-mac-";
 const MARK_PREFIX: &str = "viaduct-owner-";
 
 /// The second name of the reservation of an attachment in a range set.

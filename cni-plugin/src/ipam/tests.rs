@@ -70,7 +70,7 @@ fn small() -> serde_json::Value {
 fn addresses_go_round_and_are_reused_last() {
     let folder = Folder::new();
     let config = folder.config(small());
-    let add = |id: &str| given(&config.add(NETWORK, &attachment(id), &[]).unwrap());
+    let add = |id: &str| given(&config.add(NETWORK, &attachment(id), &[], false).unwrap());
     assert_eq!(add("a"), ["10.1.2.2"]);
     assert_eq!(add("b"), ["10.1.2.3"]);
     config.del(NETWORK, &attachment("a")).unwrap();
@@ -83,7 +83,7 @@ fn addresses_go_round_and_are_reused_last() {
 #[test]
 fn a_reservation_is_what_host_local_writes() {
     let folder = Folder::new();
-    folder.config(small()).add(NETWORK, &attachment("abc"), &[]).unwrap();
+    folder.config(small()).add(NETWORK, &attachment("abc"), &[], false).unwrap();
     assert_eq!(fs::read(folder.network().join("10.1.2.2")).unwrap(), b"abc\r\neth0");
     assert_eq!(fs::read(folder.network().join("last_reserved_ip.0")).unwrap(), b"10.1.2.2");
 }
@@ -93,8 +93,8 @@ fn an_exhausted_range_is_named_and_status_says_so_before() {
     let folder = Folder::new();
     let config = folder.config(json!([[{"subnet": "fd00::/64"}], [{"subnet": "10.1.2.0/30"}]]));
     config.status(NETWORK).unwrap();
-    config.add(NETWORK, &attachment("a"), &[]).unwrap();
-    let error = config.add(NETWORK, &attachment("b"), &[]).unwrap_err();
+    config.add(NETWORK, &attachment("a"), &[], false).unwrap();
+    let error = config.add(NETWORK, &attachment("b"), &[], false).unwrap_err();
     assert_eq!(error.to_string(), "no IP addresses available in range set: 10.1.2.1-10.1.2.2");
     assert_eq!(folder.addresses(), ["10.1.2.2", "fd00::2"], "the IPv6 address was given back");
     assert_eq!(config.status(NETWORK).unwrap_err().code(), 110);
@@ -104,11 +104,11 @@ fn an_exhausted_range_is_named_and_status_says_so_before() {
 fn an_attachment_has_one_lease_and_every_interface_its_own() {
     let folder = Folder::new();
     let config = folder.config(small());
-    config.add(NETWORK, &attachment("a"), &[]).unwrap();
-    let error = config.add(NETWORK, &attachment("a"), &[]).unwrap_err();
+    config.add(NETWORK, &attachment("a"), &[], false).unwrap();
+    let error = config.add(NETWORK, &attachment("a"), &[], false).unwrap_err();
     assert!(matches!(error, Error::AlreadyAllocated { .. }), "{error}");
     let second = Attachment { ifname: "eth1".to_owned(), ..attachment("a") };
-    config.add(NETWORK, &second, &[]).unwrap();
+    config.add(NETWORK, &second, &[], false).unwrap();
     assert_eq!(config.del(NETWORK, &attachment("a")).unwrap(), ips(&["10.1.2.2"]));
     assert_eq!(config.check(NETWORK, &second).unwrap(), ips(&["10.1.2.3"]));
     assert_eq!(config.check(NETWORK, &attachment("a")).unwrap_err().code(), 112);
@@ -118,7 +118,8 @@ fn an_attachment_has_one_lease_and_every_interface_its_own() {
 fn requested_addresses_must_fit_and_be_free() {
     let folder = Folder::new();
     let config = folder.config(json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00::/64"}]]));
-    let add = |id: &str, requested: &[&str]| config.add(NETWORK, &attachment(id), &ips(requested));
+    let add =
+        |id: &str, requested: &[&str]| config.add(NETWORK, &attachment(id), &ips(requested), false);
     assert_eq!(given(&add("a", &["fd00::77", "10.1.2.88"]).unwrap()), ["10.1.2.88", "fd00::77"]);
     assert_eq!(given(&add("b", &["fd00::99"]).unwrap()), ["10.1.2.2", "fd00::99"]);
     for (requested, words) in [
@@ -140,7 +141,7 @@ fn del_is_repeatable_and_makes_nothing() {
     let config = folder.config(small());
     assert!(config.del(NETWORK, &attachment("never")).unwrap().is_empty());
     assert!(!folder.network().exists());
-    config.add(NETWORK, &attachment("a"), &[]).unwrap();
+    config.add(NETWORK, &attachment("a"), &[], false).unwrap();
     assert_eq!(config.del(NETWORK, &attachment("a")).unwrap().len(), 1);
     assert!(config.del(NETWORK, &attachment("a")).unwrap().is_empty());
 }
@@ -152,7 +153,7 @@ fn old_files_and_untidy_ones_are_understood() {
     folder.put("10.1.2.2", "old");
     folder.put("10.1.2.3", "  spaced  \r\n eth0 \r\n");
     folder.put("10.1.2.4", "unix\neth0");
-    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[]).unwrap()), ["10.1.2.5"]);
+    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[], false).unwrap()), ["10.1.2.5"]);
     for id in ["old", "spaced", "unix"] {
         assert_eq!(config.del(NETWORK, &attachment(id)).unwrap().len(), 1, "{id}");
     }
@@ -167,7 +168,7 @@ fn empty_and_corrupt_files_are_nobodys() {
     folder.put("10.1.2.4", " \r\n");
     config.status(NETWORK).unwrap();
     for (id, address) in [("a", "10.1.2.2"), ("b", "10.1.2.3"), ("c", "10.1.2.4")] {
-        assert_eq!(given(&config.add(NETWORK, &attachment(id), &[]).unwrap()), [address]);
+        assert_eq!(given(&config.add(NETWORK, &attachment(id), &[], false).unwrap()), [address]);
     }
     folder.put("10.1.2.6", "");
     assert_eq!(config.gc(NETWORK, &["a", "b", "c"].map(attachment)).unwrap(), ips(&["10.1.2.6"]));
@@ -178,7 +179,7 @@ fn garbage_in_the_hint_means_the_start_of_the_range() {
     let folder = Folder::new();
     folder.put("last_reserved_ip.0", "not an address");
     let config = folder.config(small());
-    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[]).unwrap()), ["10.1.2.2"]);
+    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[], false).unwrap()), ["10.1.2.2"]);
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn gc_keeps_the_valid_and_an_empty_list_keeps_nothing() {
     let folder = Folder::new();
     let config = folder.config(json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00::/64"}]]));
     for id in ["a", "b", "c"] {
-        config.add(NETWORK, &attachment(id), &[]).unwrap();
+        config.add(NETWORK, &attachment(id), &[], false).unwrap();
     }
     folder.put("10.1.2.99", "old");
     let valid = [attachment("b"), attachment("old")];
@@ -202,7 +203,7 @@ fn gc_keeps_the_valid_and_an_empty_list_keeps_nothing() {
 fn a_reboot_frees_what_was_reserved_before_it() {
     let folder = Folder::new();
     let config = folder.config(small());
-    config.add(NETWORK, &attachment("before"), &[]).unwrap();
+    config.add(NETWORK, &attachment("before"), &[], false).unwrap();
     let forget = |id: &str, since: fn() -> Option<i64>| {
         let store = config.store(NETWORK).unwrap();
         store.forget_before(&Boot { id: id.to_owned(), since }).unwrap();
@@ -230,7 +231,7 @@ fn a_folder_of_the_reference_plugin_survives_the_first_look() {
 fn a_folder_that_is_none_is_an_error_that_names_it() {
     let folder = Folder::new();
     fs::write(folder.network(), "a file").unwrap();
-    let error = folder.config(small()).add(NETWORK, &attachment("a"), &[]).unwrap_err();
+    let error = folder.config(small()).add(NETWORK, &attachment("a"), &[], false).unwrap_err();
     assert_eq!(error.code(), 5);
     assert!(error.to_string().contains(folder.network().to_str().unwrap()), "{error}");
 }
@@ -246,7 +247,7 @@ fn many_at_once_never_share_an_address() {
                 scope.spawn(move || {
                     let add = |n| {
                         let id = format!("w{worker}-{n}");
-                        given(&config.add(NETWORK, &attachment(&id), &[]).unwrap())
+                        given(&config.add(NETWORK, &attachment(&id), &[], false).unwrap())
                     };
                     (0..20).flat_map(add).collect::<Vec<_>>()
                 })
@@ -261,7 +262,7 @@ fn many_at_once_never_share_an_address() {
 fn the_second_name_of_a_reservation_counts_only_beside_the_first() {
     let folder = Folder::new();
     let config = folder.config(small());
-    config.add(NETWORK, &attachment("a"), &[]).unwrap();
+    config.add(NETWORK, &attachment("a"), &[], false).unwrap();
     let marks = || {
         let names = fs::read_dir(folder.network()).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -271,14 +272,28 @@ fn the_second_name_of_a_reservation_counts_only_beside_the_first() {
     // Somebody who knows nothing of second names frees the address and gives it to another.
     fs::remove_file(folder.network().join("10.1.2.2")).unwrap();
     folder.put("10.1.2.2", "theirs\r\neth0");
-    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[]).unwrap()), ["10.1.2.3"]);
-    assert!(config.add(NETWORK, &attachment("a"), &[]).is_err());
+    assert_eq!(given(&config.add(NETWORK, &attachment("a"), &[], false).unwrap()), ["10.1.2.3"]);
+    assert!(config.add(NETWORK, &attachment("a"), &[], false).is_err());
     config.del(NETWORK, &attachment("a")).unwrap();
     assert_eq!(marks(), 0);
-    config.add(NETWORK, &attachment("b"), &[]).unwrap();
+    config.add(NETWORK, &attachment("b"), &[], false).unwrap();
     fs::remove_file(folder.network().join("10.1.2.4")).unwrap();
     config.gc(NETWORK, &[attachment("theirs")]).unwrap();
     assert_eq!((marks(), folder.addresses()), (0, vec!["10.1.2.2".to_owned()]));
+}
+
+#[test]
+fn an_address_remembers_one_owners_choice_of_mac_address() {
+    let folder = Folder::new();
+    let config = folder.config(small());
+    let wish = ips(&["10.1.2.5"]);
+    for (chosen, stale) in
+        [(false, false), (true, true), (true, true), (false, true), (false, false)]
+    {
+        let added = config.add(NETWORK, &attachment("a"), &wish, chosen).unwrap();
+        assert_eq!(added[0].stale_neighbours, stale, "chosen: {chosen}");
+        config.del(NETWORK, &attachment("a")).unwrap();
+    }
 }
 
 #[test]
@@ -286,10 +301,10 @@ fn a_huge_range_costs_no_more_than_what_is_taken() {
     let folder = Folder::new();
     let config = folder.config(json!([[{"subnet": "fd00::/64", "rangeEnd": "fd00::fffe"}]]));
     for n in 0..50 {
-        config.add(NETWORK, &attachment(&format!("c{n}")), &[]).unwrap();
+        config.add(NETWORK, &attachment(&format!("c{n}")), &[], false).unwrap();
     }
     folder.put("last_reserved_ip.0", "fd00::1");
-    assert_eq!(given(&config.add(NETWORK, &attachment("next"), &[]).unwrap()), ["fd00::34"]);
+    assert_eq!(given(&config.add(NETWORK, &attachment("next"), &[], false).unwrap()), ["fd00::34"]);
     config.status(NETWORK).unwrap();
 }
 
@@ -323,7 +338,7 @@ fn the_reference_plugin_and_we_share_a_folder() {
     let config = folder.config(small());
     let Some(theirs) = host_local(folder.dir.path(), "ADD", "theirs") else { return };
     assert_eq!(theirs["ips"][0]["address"], "10.1.2.2/29");
-    assert_eq!(given(&config.add(NETWORK, &attachment("ours"), &[]).unwrap()), ["10.1.2.3"]);
+    assert_eq!(given(&config.add(NETWORK, &attachment("ours"), &[], false).unwrap()), ["10.1.2.3"]);
     let next = host_local(folder.dir.path(), "ADD", "theirs2").unwrap();
     assert_eq!(next["ips"][0]["address"], "10.1.2.4/29", "they go on where we stopped");
     host_local(folder.dir.path(), "DEL", "ours");
@@ -357,7 +372,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Add(id) => {
-                    let result = config.add(NETWORK, &attachment(&format!("c{id}")), &[]);
+                    let result = config.add(NETWORK, &attachment(&format!("c{id}")), &[], false);
                     if model.contains_key(&id) || model.len() == 5 {
                         prop_assert!(result.is_err());
                     } else {

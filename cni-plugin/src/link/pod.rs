@@ -29,7 +29,7 @@ pub(crate) fn configure(
     if result.ips.is_empty() {
         return Ok(inside.set_up(link)?);
     }
-    apply_sysctls(config, ifname, &result.ips)?;
+    apply_sysctls(config, ifname, result)?;
     for ip in &result.ips {
         let address = address_inside(config, ip);
         inside.add_address(link, address, config.detect_duplicates)?;
@@ -58,16 +58,41 @@ fn address_inside(config: &Config, ip: &Ip) -> Prefix {
     }
 }
 
+/// Whether (IPv4, IPv6) neighbours may remember another MAC address for an address of the pod: if a
+/// MAC address was chosen, now or before; and IPv6 beside IPv4, whose address the MAC follows from. An
+/// announcement is flooded to every pod of the node, and each looks at it: there is none without need.
+fn needs_announcement(config: &Config, result: &AddResult) -> (bool, bool) {
+    if config.mode == Mode::Routed {
+        return (false, false); // nobody else is on the link
+    }
+    let (v4, v6) = (has_family(&result.ips, Family::V4), has_family(&result.ips, Family::V6));
+    (v4 && result.stale_neighbours, v6 && (result.stale_neighbours || v4))
+}
+
+/// Announces the pod's addresses to its neighbours, if they may remember another owner. Only once the
+/// bridge forwards: what is said before is lost.
+pub(crate) fn announce(
+    inside: &mut RouteSocket,
+    config: &Config,
+    ifname: &str,
+    mac: MacAddress,
+    result: &AddResult,
+) -> Result<()> {
+    if needs_announcement(config, result) == (false, false) {
+        return Ok(());
+    }
+    // The kernel announces whenever the MAC address is set, be it to what it is.
+    let link = find(inside, ifname)?;
+    Ok(inside.set_mac(link, mac)?)
+}
+
 /// IPv6 is switched on if the runtime had it off, and usable at once.
-///
-/// Where the MAC address does not follow from the IP address, the interface announces itself when it
-/// comes up, so that neighbours forget who had the address before. Not otherwise: an announcement is
-/// flooded to every pod of the node, and each has to look at it.
-fn apply_sysctls(config: &Config, ifname: &str, ips: &[Ip]) -> Result<()> {
-    if has_family(ips, Family::V4) && config.requested_mac.is_some() {
+fn apply_sysctls(config: &Config, ifname: &str, result: &AddResult) -> Result<()> {
+    let (announce_v4, announce_v6) = needs_announcement(config, result);
+    if announce_v4 {
         sysctl::ensure(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
-    if !has_family(ips, Family::V6) {
+    if !has_family(&result.ips, Family::V6) {
         return Ok(());
     }
     let setting = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
@@ -86,8 +111,7 @@ fn apply_sysctls(config: &Config, ifname: &str, ips: &[Ip]) -> Result<()> {
     if !config.detect_duplicates {
         sysctl::ensure(&setting("accept_dad"), "0")?;
     }
-    let follows = config.requested_mac.is_none() && !has_family(ips, Family::V4);
-    if !follows {
+    if announce_v6 {
         sysctl::ensure(&setting("ndisc_notify"), "1")?;
     }
     sysctl::ensure_if_present(&setting("keep_addr_on_down"), "1")?;

@@ -94,6 +94,7 @@ impl Linked<'_> {
         }
         container.run(|| pod::configure(inside, self.config, ifname, &result))??;
         let host = self.host_link(socket)?;
+        pod::announce(inside, self.config, ifname, self.pair.container_mac, &result)?;
         if self.bridge.is_none() {
             let ips = network::pod_ips(&result);
             routed::configure(socket, self.config, &host, &self.gateways, &ips)?;
