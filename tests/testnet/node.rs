@@ -175,6 +175,11 @@ impl Pod<'_> {
             .env("CNI_ARGS", &arguments)
     }
 
+    /// The node it is on.
+    pub fn node(&self) -> &Node {
+        self.node
+    }
+
     /// The container ID.
     pub fn id(&self) -> &str {
         &self.id
