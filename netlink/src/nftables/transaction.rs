@@ -215,8 +215,9 @@ impl Transaction {
         self.writer.len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn wire(&self) -> &[u8] {
+    /// The messages as they will be sent, for tests that compare them.
+    #[doc(hidden)]
+    pub fn wire(&self) -> &[u8] {
         self.writer.bytes()
     }
 

@@ -39,10 +39,11 @@ pub struct Address {
 }
 
 /// `struct ifaddrmsg`: family, prefix length, flags, scope, index.
-fn ifaddr(m: &mut Writer, prefix: Prefix, link: IfIndex) {
+fn ifaddr(m: &mut Writer, prefix: Prefix, link: IfIndex, flags: u8) {
     let mut header = [0u8; IFADDR_LEN];
     header[0] = prefix.family().af();
     header[1] = prefix.length();
+    header[2] = flags;
     header[3] = match prefix.address() {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => RT_SCOPE_LINK,
         _ => RT_SCOPE_UNIVERSE,
@@ -53,14 +54,14 @@ fn ifaddr(m: &mut Writer, prefix: Prefix, link: IfIndex) {
 
 pub(crate) fn add_request(link: IfIndex, prefix: Prefix, detect_duplicates: bool) -> Writer {
     let mut request = Writer::default();
+    let skip_detection = prefix.address().is_ipv6() && !detect_duplicates;
+    let flags = if skip_detection { IFA_F_NODAD } else { 0 };
     request.message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, |m| {
-        ifaddr(m, prefix, link);
+        ifaddr(m, prefix, link, flags as u8);
         m.ip(IFA_LOCAL, prefix.address());
         m.ip(IFA_ADDRESS, prefix.address());
-        match prefix.address() {
-            IpAddr::V4(_) if prefix.length() < 31 => m.ip(IFA_BROADCAST, prefix.last()),
-            IpAddr::V6(_) if !detect_duplicates => m.u32(IFA_FLAGS, IFA_F_NODAD),
-            _ => {}
+        if prefix.address().is_ipv4() && prefix.length() < 31 {
+            m.ip(IFA_BROADCAST, prefix.last());
         }
     });
     request
@@ -85,7 +86,7 @@ impl RouteSocket {
     pub fn delete_address(&mut self, link: IfIndex, prefix: Prefix) -> Result<bool> {
         let mut request = Writer::default();
         request.message(RTM_DELADDR, 0, |m| {
-            ifaddr(m, prefix, link);
+            ifaddr(m, prefix, link, 0);
             m.ip(IFA_LOCAL, prefix.address());
             m.ip(IFA_ADDRESS, prefix.address());
         });

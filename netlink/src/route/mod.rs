@@ -12,6 +12,8 @@ mod qdisc;
     reason = "the routes of rtnetlink's routes, links and neighbours"
 )]
 mod route;
+#[cfg(test)]
+mod wire_tests;
 
 pub use address::Address;
 pub use link::{Bridge, Link, Veth, VethPeer, Vxlan};

@@ -19,6 +19,7 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_IFINDEX: u16 = 8;
 const NTF_SELF: u8 = 0x02;
+const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 
 /// A permanent entry of a neighbour table or of a forwarding database.
@@ -44,8 +45,12 @@ fn ndmsg(m: &mut Writer, family: u8, link: IfIndex, table: Table) {
     let mut header = [0u8; NDMSG_LEN];
     header[0] = family;
     header[4..8].copy_from_slice(&link.0.to_ne_bytes());
-    header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
-    header[10] = if table == Table::ForwardingDatabase { NTF_SELF } else { 0 };
+    let (state, flags) = match table {
+        Table::Neighbours => (NUD_PERMANENT, 0),
+        Table::ForwardingDatabase => (NUD_PERMANENT | NUD_NOARP, NTF_SELF),
+    };
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
+    header[10] = flags;
     m.raw(&header);
 }
 
@@ -60,6 +65,15 @@ fn write(m: &mut Writer, entry: &Neighbour, table: Table) {
 }
 
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+#[cfg(test)]
+pub(crate) fn requests(entry: &Neighbour) -> [Writer; 2] {
+    [Table::Neighbours, Table::ForwardingDatabase].map(|table| {
+        let mut request = Writer::default();
+        request.message(RTM_NEWNEIGH, REPLACE, |m| write(m, entry, table));
+        request
+    })
+}
 
 impl RouteBatch {
     /// Sets a permanent neighbour.

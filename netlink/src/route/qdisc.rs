@@ -33,6 +33,9 @@ const TC_U32_TERMINAL: u8 = 1;
 const ETH_P_ALL: u16 = 3;
 /// Nanoseconds in the scheduler's tick (`PSCHED_SHIFT` 6).
 const NANOSECONDS_PER_TICK: u128 = 64;
+/// What `tc` writes into a rate's cell size and alignment; the kernel has its own arithmetic.
+const CELL_LOG: u8 = 3;
+const CELL_ALIGN: i16 = -1;
 /// `TC_LINKLAYER_ETHERNET`.
 const LINK_LAYER_ETHERNET: u8 = 1;
 
@@ -72,7 +75,9 @@ fn tbf_parameters(bucket: &TokenBucket) -> [u8; 36] {
         / u128::from(bucket.rate.max(1))
         / NANOSECONDS_PER_TICK;
     let mut bytes = [0u8; 36];
+    bytes[0] = CELL_LOG;
     bytes[1] = LINK_LAYER_ETHERNET;
+    bytes[4..6].copy_from_slice(&CELL_ALIGN.to_ne_bytes());
     let rate = u32::try_from(bucket.rate).unwrap_or(u32::MAX);
     bytes[8..12].copy_from_slice(&rate.to_ne_bytes());
     bytes[24..28].copy_from_slice(&bucket.limit.to_ne_bytes());

@@ -109,6 +109,7 @@ fn rtmsg(m: &mut Writer, route: &Route) {
     let mut header = [0u8; RTMSG_LEN];
     header[0] = route.destination.family().af();
     header[1] = route.destination.length();
+    header[4] = u8::try_from(route.table).unwrap_or(0); // a larger number is an attribute
     header[5] = route.protocol;
     header[6] = route.scope.unwrap_or(implied).0;
     header[7] = RTN_UNICAST;
@@ -119,7 +120,9 @@ fn rtmsg(m: &mut Writer, route: &Route) {
 
 fn write(m: &mut Writer, route: &Route) {
     rtmsg(m, route);
-    m.u32(RTA_TABLE, route.table);
+    if route.table > u32::from(u8::MAX) {
+        m.u32(RTA_TABLE, route.table);
+    }
     if route.destination.length() > 0 {
         m.ip(RTA_DST, route.destination.first());
     }
@@ -147,7 +150,7 @@ fn write(m: &mut Writer, route: &Route) {
     }
 }
 
-pub(crate) fn request(kind: u16, flags: u16, route: &Route) -> Writer {
+fn request(kind: u16, flags: u16, route: &Route) -> Writer {
     let mut request = Writer::default();
     request.message(kind, flags, |m| write(m, route));
     request
