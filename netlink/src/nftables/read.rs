@@ -1,11 +1,13 @@
 //! Reading back what a table of ours holds.
 
+use rustix::io::Errno;
+
 use super::object::{Element, ElementData, Table};
 use super::transaction::{
     NFGENMSG_LEN, NFTA_SET_ELEM_LIST_ELEMENTS, NftSocket, UDATA_COMMENT, nfgenmsg, nft,
     write_element,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{NLM_F_DUMP, Writer, attribute, attributes, attributes_after, read_string};
 
 // include/uapi/linux/netfilter/nf_tables.h
@@ -21,6 +23,8 @@ const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_DATA_VALUE: u16 = 1;
+/// A table that is resized is so once or twice in a row.
+const READINGS: usize = 20;
 
 /// A rule as far as it can be recognised: its chain and its comment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +65,33 @@ impl NftSocket {
     }
 
     /// The elements of a set or map, ordered by key; `None` if there is no such set.
+    ///
+    /// The kernel walks a hash table anew for every datagram and counts how far it was. If the table
+    /// grows or shrinks meanwhile, which is not reported, elements are shown twice or not at all. So a
+    /// set that takes more than one datagram is read until two readings agree.
     pub fn elements(&mut self, table: Table<'_>, set: &str) -> Result<Option<Vec<Element>>> {
+        let mut before = None;
+        for _ in 0..READINGS {
+            let Some((elements, datagrams)) = self.read_elements(table, set)? else {
+                return Ok(None);
+            };
+            if datagrams <= 1 || before.as_ref() == Some(&elements) {
+                return Ok(Some(elements));
+            }
+            before = Some(elements);
+        }
+        Err(Error {
+            operation: format!("list set {set:?} of nftables table {:?}", table.name),
+            errno: Errno::INTR,
+            detail: Some(format!("no two of {READINGS} readings agree")),
+        })
+    }
+
+    fn read_elements(
+        &mut self,
+        table: Table<'_>,
+        set: &str,
+    ) -> Result<Option<(Vec<Element>, usize)>> {
         let mut request = Writer::default();
         request.message(nft(NFT_MSG_GETSETELEM), NLM_F_DUMP, |m| set_header(m, table, set));
         let lists =
@@ -69,11 +99,11 @@ impl NftSocket {
                 error.during(format!("list set {set:?} of nftables table {:?}", table.name))
             });
         let Some(lists) = crate::error::found(lists)? else { return Ok(None) };
+        let datagrams = lists.len();
         let mut elements: Vec<Element> = lists.into_iter().flatten().collect();
-        // The walk over a hash table begins anew when the table grows, and shows elements again.
         elements.sort_by(|a, b| (&a.key, &a.key_end).cmp(&(&b.key, &b.key_end)));
         elements.dedup_by(|a, b| (&a.key, &a.key_end) == (&b.key, &b.key_end));
-        Ok(Some(elements))
+        Ok(Some((elements, datagrams)))
     }
 
     /// The element with this key, or `None`; `None` as well if there is no such set.
