@@ -270,3 +270,19 @@ fn ipv6_switched_off_by_the_runtime_is_switched_on_for_a_pod_with_an_address() {
         pod.delete();
     }
 }
+
+#[test]
+fn a_pod_has_ipv6_if_it_has_an_address_of_it_and_believes_no_router() {
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    for mode in MODES {
+        let v4 = node.pod(&Network::of_mode(mode, mode).subnet(&node.pod_cidr()), "v4");
+        assert_eq!(v4.namespace().ip("-6 addr show dev eth0"), "", "{mode}: no link-local address");
+        v4.ping("10.244.1.1".parse().unwrap()).unwrap();
+        v4.delete();
+        let v6 = node.pod(&Network::of_mode(mode, mode).subnet(&node.pod_cidr_v6()), "v6");
+        assert_eq!(v6.namespace().sysctl("net/ipv6/conf/eth0/accept_ra"), "0", "{mode}");
+        v6.ping("fd00:10:1::1".parse().unwrap()).unwrap();
+        v6.delete();
+    }
+}

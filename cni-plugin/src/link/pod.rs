@@ -86,16 +86,20 @@ pub(crate) fn announce(
     Ok(inside.set_mac(link, mac)?)
 }
 
-/// IPv6 is switched on if the runtime had it off, and usable at once.
+/// What IPAM gives is what the interface has. IPv6 is on, and usable at once, if there is an address
+/// of it, and off if there is none: a link-local address would be reachable by every neighbour, known
+/// to no policy, and its coming up is flooded to every pod of the node. Routers that announce
+/// themselves on the link (perhaps a neighbour's forgery) are not believed either way.
 fn apply_sysctls(config: &Config, ifname: &str, result: &AddResult) -> Result<()> {
     let (announce_v4, announce_v6) = needs_announcement(config, result);
     if announce_v4 {
         sysctl::ensure(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
+    let setting = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
     if !has_family(&result.ips, Family::V6) {
+        sysctl::ensure_if_present(&setting("disable_ipv6"), "1")?;
         return Ok(());
     }
-    let setting = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
     match sysctl::ensure(&setting("disable_ipv6"), "0") {
         Err(error) if error.not_found() => {
             return Err(CniError::new(
@@ -105,12 +109,12 @@ fn apply_sysctls(config: &Config, ifname: &str, result: &AddResult) -> Result<()
         }
         other => other.map(drop)?,
     }
-    if sysctl::ensure_if_present("net/ipv6/conf/lo/disable_ipv6", "0").is_err() {
+    if let Err(error) = sysctl::ensure_if_present("net/ipv6/conf/lo/disable_ipv6", "0") {
         // The loopback device is the runtime's own; the pod's interface works without.
+        eprintln!("viaduct: {error}");
     }
-    if !config.detect_duplicates {
-        sysctl::ensure(&setting("accept_dad"), "0")?;
-    }
+    sysctl::ensure(&setting("accept_ra"), "0")?;
+    super::skip_duplicate_detection(config, ifname)?;
     if announce_v6 {
         sysctl::ensure(&setting("ndisc_notify"), "1")?;
     }
