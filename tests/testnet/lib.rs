@@ -7,7 +7,7 @@
 //!
 //! let lan = Lan::new();
 //! let node = lan.node("n1");
-//! let network = Network::bridge("net").subnet("10.244.1.0/24").masquerade();
+//! let network = Network::bridge("net").subnet("10.244.1.0/24").masquerade(&[]);
 //! let (a, b) = (node.pod(&network, "a"), node.pod(&network, "b"));
 //! let _server = b.serve_tcp(8080);
 //! assert_eq!(a.tcp((b.v4(), 8080)).unwrap().peer, a.v4());
