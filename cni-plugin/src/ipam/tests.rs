@@ -314,7 +314,7 @@ fn host_local(dir: &Path, verb: &str, id: &str) -> Option<serde_json::Value> {
         .into_iter()
         .find(|path| Path::new(path).exists());
     let Some(binary) = binary else {
-        eprintln!("SKIPPED: host-local is not installed (package containernetworking-plugins)");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: host-local is not installed");
         return None;
     };
     let config = json!({"cniVersion": "1.0.0", "name": NETWORK, "ipam":
