@@ -3,7 +3,7 @@
 //! The lease comes first and goes last: as long as anything of an attachment exists, its lease does,
 //! so that GC finds what a killed ADD left behind.
 
-use netlink::{IfIndex, Link, MacAddress, Prefix, RouteSocket};
+use netlink::{IfIndex, Link, MacAddress, OperState, Prefix, RouteSocket};
 use serde_json::Value;
 
 use super::{Request, chained, network};
@@ -124,7 +124,13 @@ impl Linked<'_> {
                 netlink::Error::new(format!("look up link {name:?}"), netlink::Errno::NODEV)
             })?);
         }
-        link::settled(socket, index)
+        let host = link::settled(socket, index)?;
+        // The first port gives its bridge a carrier; until the kernel has acted on that, the bridge
+        // device drops what the node sends.
+        if let Some(bridge) = self.bridge.as_ref().filter(|b| b.state != OperState::Up) {
+            link::settled(socket, bridge.index)?;
+        }
+        Ok(host)
     }
 
     /// The device that leads from the node to the pod.
