@@ -265,8 +265,10 @@ pub fn throughput(
     let (mut bytes, mut block) = (0usize, [0; 64 * 1024]);
     while start.elapsed() < duration {
         match stream.read(&mut block) {
-            Ok(0) | Err(_) => break,
-            Ok(length) => bytes += length,
+            Ok(length) if length > 0 => bytes += length,
+            ended => {
+                panic!("the stream ended after {:?}, {bytes} bytes: {ended:?}", start.elapsed())
+            }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
