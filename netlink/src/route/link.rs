@@ -8,15 +8,13 @@ use super::{IfIndex, RouteSocket};
 use crate::MacAddress;
 use crate::error::{Error, Result, found};
 use crate::message::{
-    NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Writer, attributes_after, read_mac, read_string,
-    read_u16, read_u32,
+    NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Writer, attributes_after, read_mac, read_string, read_u32,
 };
 
 // include/uapi/linux/rtnetlink.h
 const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
+pub(super) const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_GETLINK: u16 = 18;
 // include/uapi/linux/if_link.h
 pub(super) const IFINFO_LEN: usize = 16;
 const IFLA_ADDRESS: u16 = 1;
@@ -26,9 +24,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
-const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -36,19 +32,6 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_LINK: u16 = 3;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
-// include/uapi/linux/if_bridge.h
-const IFLA_BRIDGE_FLAGS: u16 = 0;
-const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
-const BRIDGE_FLAGS_SELF: u16 = 2;
-const BRIDGE_VLAN_INFO_PVID: u16 = 1 << 1;
-const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 1 << 2;
-const RTEXT_FILTER_BRVLAN: u32 = 1 << 1;
 // include/uapi/linux/if.h
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
@@ -143,7 +126,7 @@ pub struct Vxlan<'a> {
 }
 
 /// `struct ifinfomsg`: family, pad, type, index, flags, change mask.
-fn ifinfo(m: &mut Writer, family: i32, index: u32, flags: u32, change: u32) {
+pub(super) fn ifinfo(m: &mut Writer, family: i32, index: u32, flags: u32, change: u32) {
     let mut header = [0u8; IFINFO_LEN];
     header[0] = family as u8;
     header[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -202,16 +185,7 @@ pub(crate) fn vxlan_request(vxlan: &Vxlan<'_>) -> Writer {
         m.u32(IFLA_MTU, vxlan.mtu);
         m.nest(IFLA_LINKINFO, |m| {
             m.string(IFLA_INFO_KIND, "vxlan");
-            m.nest(IFLA_INFO_DATA, |m| {
-                m.u32(IFLA_VXLAN_ID, vxlan.vni);
-                m.u32(IFLA_VXLAN_LINK, vxlan.lower.0);
-                match vxlan.local {
-                    IpAddr::V4(_) => m.ip(IFLA_VXLAN_LOCAL, vxlan.local),
-                    IpAddr::V6(_) => m.ip(IFLA_VXLAN_LOCAL6, vxlan.local),
-                }
-                m.u8(IFLA_VXLAN_LEARNING, 0);
-                m.be16(IFLA_VXLAN_PORT, vxlan.port);
-            });
+            m.nest(IFLA_INFO_DATA, |m| link_info::write_vxlan(m, vxlan));
         });
     })
 }
@@ -370,44 +344,6 @@ impl RouteSocket {
         self.execute(port_request(index, flags), || format!("set {flags:?} of bridge port {index}"))
     }
 
-    /// Lets a bridge port take part in a VLAN. `untagged` makes it the port's own (`pvid`).
-    pub fn add_port_vlan(&mut self, port: IfIndex, vid: u16, untagged: bool) -> Result<()> {
-        let flags = if untagged { BRIDGE_VLAN_INFO_PVID | BRIDGE_VLAN_INFO_UNTAGGED } else { 0 };
-        self.execute(vlan_request(RTM_SETLINK, port, vid, flags, false), || {
-            format!("add VLAN {vid} to bridge port {port}")
-        })
-    }
-
-    /// Lets the bridge device itself take part in a VLAN, tagged.
-    pub fn add_bridge_vlan(&mut self, bridge: IfIndex, vid: u16) -> Result<()> {
-        self.execute(vlan_request(RTM_SETLINK, bridge, vid, 0, true), || {
-            format!("add VLAN {vid} to bridge {bridge}")
-        })
-    }
-
-    /// Takes a bridge port out of a VLAN.
-    pub fn delete_port_vlan(&mut self, port: IfIndex, vid: u16) -> Result<()> {
-        self.execute(vlan_request(RTM_DELLINK, port, vid, 0, false), || {
-            format!("remove VLAN {vid} from bridge port {port}")
-        })
-    }
-
-    /// The VLANs of a bridge port: (vid, whether it is the port's own).
-    pub fn port_vlans(&mut self, port: IfIndex) -> Result<Vec<(u16, bool)>> {
-        let mut request = Writer::default();
-        request.message(RTM_GETLINK, NLM_F_DUMP, |m| {
-            ifinfo(m, libc::AF_BRIDGE, 0, 0, 0);
-            m.u32(IFLA_EXT_MASK, RTEXT_FILTER_BRVLAN);
-        });
-        let ports = self
-            .socket
-            .dump(request, |payload| {
-                (read_u32(payload, 4)? == port.0).then(|| parse_vlans(payload))
-            })
-            .map_err(|error| error.during(format!("list the VLANs of bridge port {port}")))?;
-        Ok(ports.into_iter().flatten().collect())
-    }
-
     /// Deletes a link; a veth takes its peer along.
     pub fn delete_link(&mut self, index: IfIndex) -> Result<()> {
         let mut request = Writer::default();
@@ -424,34 +360,6 @@ impl RouteSocket {
         });
         Ok(found(self.execute(request, || format!("delete link {name:?}")))?.is_some())
     }
-}
-
-fn vlan_request(kind: u16, port: IfIndex, vid: u16, flags: u16, on_bridge: bool) -> Writer {
-    let mut info = [0u8; 4]; // struct bridge_vlan_info
-    info[..2].copy_from_slice(&flags.to_ne_bytes());
-    info[2..].copy_from_slice(&vid.to_ne_bytes());
-    let mut request = Writer::default();
-    request.message(kind, 0, |m| {
-        ifinfo(m, libc::AF_BRIDGE, port.0, 0, 0);
-        m.nest(IFLA_AF_SPEC, |m| {
-            if on_bridge {
-                m.u16(IFLA_BRIDGE_FLAGS, BRIDGE_FLAGS_SELF);
-            }
-            m.attr(IFLA_BRIDGE_VLAN_INFO, &info);
-        });
-    });
-    request
-}
-
-fn parse_vlans(payload: &[u8]) -> Vec<(u16, bool)> {
-    attributes_after(payload, IFINFO_LEN)
-        .filter(|(kind, _)| *kind == IFLA_AF_SPEC)
-        .flat_map(|(_, spec)| crate::message::attributes(spec))
-        .filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO)
-        .filter_map(|(_, info)| {
-            Some((read_u16(info, 2)?, read_u16(info, 0)? & BRIDGE_VLAN_INFO_PVID != 0))
-        })
-        .collect()
 }
 
 fn parse(payload: &[u8]) -> Option<Link> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::IfIndex;
+use super::{IfIndex, Vxlan};
 use crate::message::{Writer, attributes, read_ip, read_u32};
 
 // include/uapi/linux/if_link.h
@@ -72,6 +72,17 @@ pub struct VxlanState {
     pub local: Option<IpAddr>,
     /// Whether it learns addresses from traffic.
     pub learning: bool,
+}
+
+pub(super) fn write_vxlan(m: &mut Writer, vxlan: &Vxlan<'_>) {
+    m.u32(IFLA_VXLAN_ID, vxlan.vni);
+    m.u32(IFLA_VXLAN_LINK, vxlan.lower.0);
+    match vxlan.local {
+        IpAddr::V4(_) => m.ip(IFLA_VXLAN_LOCAL, vxlan.local),
+        IpAddr::V6(_) => m.ip(IFLA_VXLAN_LOCAL6, vxlan.local),
+    }
+    m.u8(IFLA_VXLAN_LEARNING, 0);
+    m.be16(IFLA_VXLAN_PORT, vxlan.port);
 }
 
 pub(super) fn write_port(m: &mut Writer, flags: PortFlags) {

@@ -6,6 +6,7 @@ mod address;
 mod link;
 mod link_info;
 mod neighbour;
+mod port_vlan;
 mod qdisc;
 #[allow(
     clippy::module_inception,
