@@ -1,9 +1,8 @@
 //! The network configuration on standard input, parsed once into types that cannot be wrong.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
-use netlink::{Family, MacAddress, Prefix};
+use netlink::{MacAddress, Prefix};
 use serde_json::Value;
 
 use crate::bandwidth::Bandwidth;
@@ -393,14 +392,4 @@ fn valid_attachments(root: &Section<'_>) -> Result<Option<Vec<Attachment>>> {
         Ok(Attachment { container_id: part("containerID")?, ifname: part("ifname")? })
     });
     Ok(Some(parsed.collect::<Result<_>>()?))
-}
-
-/// The path of `daemonSocket` and what else `Daemon` needs is parsed there; re-exported for tests.
-pub(crate) fn socket_path(root: &Section<'_>) -> Result<Option<PathBuf>> {
-    Ok(root.string("daemonSocket")?.filter(|path| !path.is_empty()).map(PathBuf::from))
-}
-
-/// Whether any address of the list is of the family.
-pub(crate) fn has_family(ips: &[crate::result::Ip], family: Family) -> bool {
-    ips.iter().any(|ip| ip.address.family() == family)
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::config::socket_path;
 use crate::environment::Environment;
 use crate::error::{CniError, Result, code};
 use crate::section::Section;
@@ -44,7 +43,8 @@ impl Daemon {
             "allow" => true,
             _ => return Err(root.error("onDaemonTimeout", "use \"deny\" or \"allow\"")),
         };
-        Ok(socket_path(root)?.map(|socket| Daemon { socket, optional }))
+        let path = root.string("daemonSocket")?.filter(|path| !path.is_empty());
+        Ok(path.map(|path| Daemon { socket: path.into(), optional }))
     }
 
     /// Reports a pod and waits until the daemon has its isolation in force.

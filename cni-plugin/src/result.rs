@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netlink::{MacAddress, Prefix};
+use netlink::{Family, MacAddress, Prefix};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -91,6 +91,11 @@ impl AddResult {
     /// The addresses of an interface; those that name none count for every one.
     pub(crate) fn ips_of(&self, interface: usize) -> impl Iterator<Item = &Ip> {
         self.ips.iter().filter(move |ip| ip.interface.is_none_or(|of| of == interface))
+    }
+
+    /// Whether there is an address of a family.
+    pub(crate) fn has_family(&self, family: Family) -> bool {
+        self.ips.iter().any(|ip| ip.address.family() == family)
     }
 
     /// The result in the shape of a version.

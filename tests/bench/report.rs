@@ -87,17 +87,17 @@ impl Report {
         Ok(())
     }
 
-    /// Medians as horizontal bars on a logarithmic scale, 0.1 ms to 10 s, with p95 as a tick.
+    /// Medians as horizontal bars on a logarithmic scale, 0.1 ms to 100 s, with p95 as a tick.
     fn plot(&self) -> String {
         const LEFT: f64 = 420.0;
         const WIDTH: f64 = 460.0;
         const ROW: f64 = 20.0;
-        let x = |ms: f64| LEFT + WIDTH * ((ms.max(0.1).log10() + 1.0) / 5.0).clamp(0.0, 1.0);
+        let x = |ms: f64| LEFT + WIDTH * ((ms.max(0.1).log10() + 1.0) / 6.0).clamp(0.0, 1.0);
         let height = self.series.len() as f64 * ROW + 70.0;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"920\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"10\" y=\"20\" font-size=\"14\">CNI: median (bar) and 95th percentile (tick), milliseconds, logarithmic</text>\n"
         );
-        for power in -1..=4 {
+        for power in -1..=5 {
             let (at, label) = (x(10f64.powi(power)), 10f64.powi(power));
             let _ = writeln!(
                 svg,

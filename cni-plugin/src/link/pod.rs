@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netlink::{Family, IfIndex, MacAddress, Prefix, Route, RouteSocket, Scope, sysctl};
 
-use crate::config::{Config, Mode, has_family};
+use crate::config::{Config, Mode};
 use crate::error::{CniError, Result, code};
 use crate::ipam;
 use crate::result::{AddResult, Ip};
@@ -65,7 +65,7 @@ fn needs_announcement(config: &Config, result: &AddResult) -> (bool, bool) {
     if config.mode == Mode::Routed {
         return (false, false); // nobody else is on the link
     }
-    let (v4, v6) = (has_family(&result.ips, Family::V4), has_family(&result.ips, Family::V6));
+    let (v4, v6) = (result.has_family(Family::V4), result.has_family(Family::V6));
     (v4 && result.stale_neighbours, v6 && (result.stale_neighbours || v4))
 }
 
@@ -96,7 +96,7 @@ fn apply_sysctls(config: &Config, ifname: &str, result: &AddResult) -> Result<()
         sysctl::ensure(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
     let setting = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
-    if !has_family(&result.ips, Family::V6) {
+    if !result.has_family(Family::V6) {
         sysctl::ensure_if_present(&setting("disable_ipv6"), "1")?;
         return Ok(());
     }

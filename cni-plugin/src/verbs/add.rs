@@ -13,8 +13,8 @@ use crate::config::{Config, Mode};
 use crate::daemon::PodReport;
 use crate::error::{Failures, Result};
 use crate::link::{self, bridge, pod, routed, uplink};
+use crate::netfilter;
 use crate::result::{AddResult, Interface};
-use crate::{hostport, netfilter};
 
 pub(super) fn add(request: &Request) -> Result<Value> {
     if let Some(previous) = &request.config.prev_result {
@@ -149,7 +149,7 @@ impl Linked<'_> {
         }
         let alone = self.config.daemon.is_none();
         for family in [netlink::Family::V4, netlink::Family::V6] {
-            if crate::config::has_family(&result.ips, family) {
+            if result.has_family(family) {
                 uplink::enable_forwarding(socket, family, self.device(host), alone)?;
             }
         }
@@ -160,7 +160,7 @@ impl Linked<'_> {
         let mac = Some(self.pair.container_mac);
         let device = self.device(host);
         let wanted = network::wanted_netfilter(request, result, device, mac)?;
-        install_netfilter(request, &wanted, result, device)
+        network::install_netfilter(request, &wanted, result, device)
     }
 
     fn result(&self, request: &Request, mut result: AddResult) -> AddResult {
@@ -186,27 +186,6 @@ impl Linked<'_> {
         }
         result
     }
-}
-
-/// Commits the netfilter state, and what host ports need besides: the node's loopback may be
-/// translated on the device (behind the rule that guards it), and old UDP flows end.
-pub(super) fn install_netfilter(
-    request: &Request,
-    wanted: &netfilter::Wanted,
-    result: &AddResult,
-    device: &str,
-) -> Result<()> {
-    netfilter::install(wanted)?;
-    let ports = hostport::resolve(&request.config.port_mappings, &network::pod_ips(result))?;
-    if ports.iter().any(|port| port.pod_ip.is_ipv4()) {
-        netlink::sysctl::ensure(&format!("net/ipv4/conf/{device}/route_localnet"), "1")?;
-    }
-    let udp: Vec<_> = ports
-        .iter()
-        .filter(|port| port.mapping.protocol == hostport::Protocol::Udp)
-        .map(|port| (netlink::Family::of(port.pod_ip), port.mapping.host_port))
-        .collect();
-    Ok(hostport::forget_udp_flows(&udp)?)
 }
 
 /// The container's MAC address: as asked for, or derived from its first IP address, so that whoever

@@ -4,7 +4,7 @@
 use netlink::{Link, Namespace, RouteSocket};
 use serde_json::Value;
 
-use super::{Request, add, network};
+use super::{Request, network};
 use crate::error::{CniError, Result};
 use crate::netfilter;
 use crate::result::AddResult;
@@ -96,7 +96,7 @@ impl Chained {
 
     fn attach(mut self, request: &Request) -> Result<()> {
         let wanted = network::wanted_netfilter(request, &self.result, &self.device, None)?;
-        add::install_netfilter(request, &wanted, &self.result, &self.device)?;
+        network::install_netfilter(request, &wanted, &self.result, &self.device)?;
         if request.config.bandwidth.any() {
             let (link, mtu) = {
                 let peer = self.peer()?;

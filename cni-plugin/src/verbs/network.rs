@@ -11,7 +11,7 @@ use super::Request;
 use crate::config::{Mode, OverlayConfig};
 use crate::error::{CniError, Result, code};
 use crate::hostport;
-use crate::netfilter::Wanted;
+use crate::netfilter::{self, Wanted};
 use crate::result::AddResult;
 
 /// Where locks are.
@@ -64,6 +64,27 @@ pub(super) fn wanted_netfilter(
         wanted.mac_check(&owner, &owner.host_link(), mac);
     }
     Ok(wanted)
+}
+
+/// Commits the netfilter state, and what host ports need besides: the node's loopback may be
+/// translated on the device (behind the rule that guards it), and old UDP flows end.
+pub(super) fn install_netfilter(
+    request: &Request,
+    wanted: &Wanted,
+    result: &AddResult,
+    device: &str,
+) -> Result<()> {
+    netfilter::install(wanted)?;
+    let ports = hostport::resolve(&request.config.port_mappings, &pod_ips(result))?;
+    if ports.iter().any(|port| port.pod_ip.is_ipv4()) {
+        netlink::sysctl::ensure(&format!("net/ipv4/conf/{device}/route_localnet"), "1")?;
+    }
+    let udp: Vec<_> = ports
+        .iter()
+        .filter(|port| port.mapping.protocol == hostport::Protocol::Udp)
+        .map(|port| (netlink::Family::of(port.pod_ip), port.mapping.host_port))
+        .collect();
+    Ok(hostport::forget_udp_flows(&udp)?)
 }
 
 /// The overlay, if this invocation keeps it: nodes are given and no daemon is in charge.
