@@ -91,6 +91,18 @@ fn pods_do_not_reach_the_nodes_loopback() {
 }
 
 #[test]
+fn the_nodes_ipv6_loopback_stays_its_own() {
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    let pod = node.pod(&dual_stack("bridge", &node).host_port(8080, 80, "tcp"), "a");
+    let (_pod, _node) = (pod.serve_tcp(80), node.serve_tcp(8080));
+    let loopback_v6: IpAddr = "::1".parse().unwrap();
+    assert_eq!(node.tcp((loopback_v6, 8080)).unwrap().server, "n1");
+    assert_eq!(node.tcp((node.v6(), 8080)).unwrap().server, "a");
+    assert_eq!(node.tcp((loopback(), 8080)).unwrap().server, "a");
+}
+
+#[test]
 fn a_host_port_of_one_address_answers_there_only() {
     let lan = Lan::new();
     let node = lan.node("n1");

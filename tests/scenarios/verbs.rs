@@ -180,6 +180,13 @@ fn del_succeeds_whatever_is_left() {
     let pod = node.pod(&network, "a");
     pod.delete();
     pod.delete();
+    // A previous result that says nothing, as a runtime may have kept it.
+    let pod = node.pod(&network, "c");
+    let mut poor = config.clone();
+    poor["prevResult"] = json!({"cniVersion": "1.1.0", "ips": pod.result()["ips"]});
+    let del = Cni::new("DEL", &poor).container(pod.id(), pod.namespace().path());
+    del.run(node.namespace()).result();
+    assert!(node.leases("net").is_empty() && pod.namespace().links().is_empty());
     for how in ["without CNI_NETNS", "with a vanished namespace"] {
         let pod = node.pod(&network, "b");
         let mut del = pod.cni("DEL");

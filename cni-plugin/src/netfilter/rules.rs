@@ -191,6 +191,15 @@ fn loopback_guard() -> Vec<Rule> {
     ]
 }
 
+/// Not to ::1: IPv6 has no `route_localnet`, so a translated packet would lead nowhere.
+fn not_to_loopback() -> Vec<Expression> {
+    let loopback = std::net::Ipv6Addr::LOCALHOST.octets().to_vec();
+    vec![
+        Expression::LoadPayload(DADDR[1], R0),
+        Expression::Compare(Compare::NotEqual, R0, loopback),
+    ]
+}
+
 fn set_mark(on: bool) -> Vec<Expression> {
     vec![
         Expression::LoadMeta(Meta::Mark, R0),
@@ -242,7 +251,10 @@ fn hostports() -> Vec<Rule> {
             .into_iter()
             .chain([Expression::LoadPayload(DADDR[family], R0)])
             .chain(translate(HOSTPORTS[family], address));
-        let any = of_family(family).into_iter().chain(translate(HOSTPORTS_ANY[family], 0));
+        let any = of_family(family)
+            .into_iter()
+            .chain(if family == 1 { not_to_loopback() } else { Vec::new() })
+            .chain(translate(HOSTPORTS_ANY[family], 0));
         rules.push(Rule {
             chain,
             comment: ["host ports on one IPv4 address", "host ports on one IPv6 address"][family],

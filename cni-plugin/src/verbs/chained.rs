@@ -34,11 +34,14 @@ pub(super) fn check(request: &Request, previous: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether a result is another plugin's: none of its interfaces is ours.
+/// Whether the container's interface in a result is another plugin's: it is there, and no link of
+/// ours leads to it.
 pub(super) fn is_foreign(request: &Request, previous: &Value) -> bool {
-    let host = request.owner().host_link();
-    AddResult::parse(previous, "prevResult")
-        .is_ok_and(|result| !result.interfaces.iter().any(|interface| interface.name == host))
+    let (host, ifname) = (request.owner().host_link(), &request.environment.ifname);
+    AddResult::parse(previous, "prevResult").is_ok_and(|result| {
+        result.container_interface(ifname).is_some()
+            && !result.interfaces.iter().any(|interface| interface.name == host)
+    })
 }
 
 /// A pod whose link somebody else made.

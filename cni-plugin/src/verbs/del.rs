@@ -20,9 +20,9 @@ pub(super) fn del(request: &Request) -> Result<()> {
     remove_kernel_state(&owner)?;
     if !foreign {
         delete_inside(request)?;
-        // The lease goes last, and only when all else is gone: until then the address is in use.
-        AddressSource::new(&request.config, &request.environment).del()?;
     }
+    // The lease goes last, and only when all else is gone: until then the address is in use.
+    AddressSource::new(&request.config, &request.environment).del()?;
     if let Some(daemon) = &request.config.daemon {
         daemon.del(&PodReport {
             environment: &request.environment,

@@ -23,7 +23,7 @@ pub(super) fn gc(request: &Request) -> Result<()> {
     failures.note(delete_links(&config.name, &owners));
     failures.note(remove_elements(&config.name, &owners));
     for attachment in failures.note(source.stale(valid)).unwrap_or_default() {
-        eprintln!("viaduct: GC of network {:?}: {attachment:?} is not valid", config.name);
+        eprintln!("viaduct: GC of network {:?}: {attachment} is not valid", config.name);
     }
     // Leases go last: one that outlives its link is found again, a link without a lease is not safe.
     if failures.is_empty() {
