@@ -6,7 +6,7 @@
 //! - [`nftables`]: tables, chains, rules, maps and their elements, in one transaction
 //! - [`conntrack`]: flows that must end because what they were translated by has changed
 //! - [`Namespace`]: enter a network namespace and come back
-//! - [`sysctl`], [`ethtool`]: settings without a netlink interface
+//! - [`sysctl`], [`ethtool`], [`multicast`]: what has no netlink interface
 //! - [`Prefix`], [`MacAddress`]: addresses, parsed once
 //!
 //! A socket belongs to the network namespace in which it was opened, for all its life:
@@ -26,6 +26,7 @@ mod error;
 pub mod ethtool;
 mod mac;
 mod message;
+pub mod multicast;
 mod namespace;
 pub mod nftables;
 mod prefix;

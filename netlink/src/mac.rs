@@ -1,8 +1,10 @@
 //! [`MacAddress`]: an Ethernet address.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+
+use crate::Prefix;
 
 /// An Ethernet (48-bit) address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,23 @@ impl MacAddress {
                 MacAddress([a, b ^ 0x80, c, d, e, f])
             }
         }
+    }
+
+    /// The link-local IPv6 address that a link with this address gives itself (RFC 4291, EUI-64).
+    pub fn link_local(self) -> Prefix {
+        let [a, b, c, d, e, f] = self.0;
+        let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        let address = Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            word(a ^ 2, b),
+            word(c, 0xff),
+            word(0xfe, d),
+            word(e, f),
+        );
+        Prefix::with_length(address.into(), 64)
     }
 
     /// Whether a single station can have it: not multicast, not all zero.
@@ -113,5 +132,6 @@ mod tests {
         assert_eq!(derived("fd00::1"), derived("fd00::1"));
         assert_ne!(derived("fd00::1"), derived("fd00::2"));
         assert!(derived("fd00::1").is_unicast());
+        assert_eq!(derived("10.244.1.2").link_local().to_string(), "fe80::858:aff:fef4:102/64");
     }
 }

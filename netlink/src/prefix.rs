@@ -97,6 +97,12 @@ impl Prefix {
         (length <= Family::of(address).bits()).then_some(Prefix { address, length })
     }
 
+    /// `address/length` where the length is known to fit.
+    pub(crate) fn with_length(address: IpAddr, length: u8) -> Prefix {
+        debug_assert!(length <= Family::of(address).bits());
+        Prefix { address, length }
+    }
+
     /// The prefix that holds `address` alone: `/32` or `/128`.
     pub fn host(address: IpAddr) -> Prefix {
         Prefix { address, length: Family::of(address).bits() }

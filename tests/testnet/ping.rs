@@ -32,7 +32,10 @@ pub(crate) fn ping(to: IpAddr, timeout: Duration) -> io::Result<Duration> {
     loop {
         let remaining = timeout.checked_sub(start.elapsed()).ok_or(io::ErrorKind::TimedOut)?;
         socket.set_read_timeout(Some(remaining.max(Duration::from_millis(1))))?;
-        let length = socket.read(&mut buffer)?;
+        let length = match socket.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         // A raw IPv4 socket gets the IP header too; its length is in the low half of the first byte.
         let header = if to.is_ipv4() { usize::from(buffer[0] & 0xf) * 4 } else { 0 };
         let message = &buffer[header.min(length)..length];

@@ -266,6 +266,7 @@ pub fn throughput(
     while start.elapsed() < duration {
         match stream.read(&mut block) {
             Ok(length) if length > 0 => bytes += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             ended => {
                 panic!("the stream ended after {:?}, {bytes} bytes: {ended:?}", start.elapsed())
             }

@@ -103,6 +103,12 @@ fn ensure_gateways(
         }
         socket.delete_address(bridge.index, other)?;
     }
+    let uses_ipv6 = gateways.iter().any(|gateway| gateway.address().is_ipv6());
+    if let (true, Some(mac)) = (uses_ipv6, bridge.mac)
+        && !present.iter().any(|a| a.prefix == mac.link_local())
+    {
+        super::ensure_link_local(socket, config, bridge.index, mac)?;
+    }
     for gateway in gateways {
         if present.iter().any(|a| a.prefix == *gateway) {
             continue;

@@ -11,6 +11,7 @@ pub(crate) mod routed;
 pub(crate) mod uplink;
 
 use netlink::{IfIndex, Link, MacAddress, Namespace, OperState, RouteSocket, Veth, VethPeer};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::thread::sleep;
 use std::time::Duration;
@@ -22,6 +23,10 @@ use crate::error::{CniError, Result, code};
 /// Polls until the node's end can pass packets: on Linux before 6.9 the kernel settles it later.
 const SETTLE_ATTEMPTS: u32 = 400;
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// The kernel joins the group in which neighbours ask from a work queue: mostly at once.
+const ANSWER_ATTEMPTS: u32 = 4000;
+const ANSWER_PAUSE: Duration = Duration::from_micros(500);
 
 /// The pair of a new attachment.
 pub(crate) struct Pair {
@@ -65,15 +70,52 @@ pub(crate) fn create_pair(
     Ok(socket.create_veth(&veth)?)
 }
 
-/// Makes a device's link-local IPv6 address usable as soon as the device is.
+/// Gives a device of the node its link-local IPv6 address at once, before the kernel does.
 ///
-/// The node asks for a pod's neighbour address from its link-local one: while that is tentative, one
-/// to two seconds, nothing that is forwarded reaches a pod. Must come before the first carrier.
+/// The node asks for a pod's neighbour address from its link-local one: while there is none, or it is
+/// tentative (one to two seconds), nothing that is forwarded reaches a pod.
+pub(crate) fn ensure_link_local(
+    socket: &mut RouteSocket,
+    config: &Config,
+    link: IfIndex,
+    mac: MacAddress,
+) -> Result<()> {
+    if config.detect_duplicates {
+        return Ok(());
+    }
+    match socket.add_address(link, mac.link_local(), false) {
+        Err(error) if error.already_exists() => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Switches duplicate address detection of a device off. Must come before its first carrier.
 pub(crate) fn skip_duplicate_detection(config: &Config, device: &str) -> Result<()> {
     if !config.detect_duplicates {
         netlink::sysctl::ensure_if_present(&format!("net/ipv6/conf/{device}/accept_dad"), "0")?;
     }
     Ok(())
+}
+
+/// Waits until a device of the calling thread's namespace answers neighbours that ask for these
+/// addresses. IPv4 does at once.
+pub(crate) fn wait_until_answering(device: &str, addresses: &[IpAddr]) -> Result<()> {
+    let v6 = |address: &IpAddr| match address {
+        IpAddr::V6(v6) => Some(*v6),
+        IpAddr::V4(_) => None,
+    };
+    let addresses: Vec<Ipv6Addr> = addresses.iter().filter_map(v6).collect();
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    for _ in 0..ANSWER_ATTEMPTS {
+        if netlink::multicast::answers_for(device, &addresses)? {
+            return Ok(());
+        }
+        sleep(ANSWER_PAUSE);
+    }
+    let message = format!("device {device:?} does not answer for {addresses:?} within two seconds");
+    Err(CniError::new(code::IO, message))
 }
 
 /// Waits until a link passes packets, and describes it.

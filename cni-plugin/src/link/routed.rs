@@ -15,6 +15,10 @@ pub(crate) fn configure(
     gateways: &[Prefix],
     pod: &[IpAddr],
 ) -> Result<()> {
+    let uses_ipv6 = gateways.iter().any(|gateway| gateway.address().is_ipv6());
+    if let (true, Some(mac)) = (uses_ipv6, host.mac) {
+        super::ensure_link_local(socket, config, host.index, mac)?;
+    }
     for gateway in gateways {
         let alone = Prefix::host(gateway.address());
         socket.add_address(host.index, alone, config.detect_duplicates)?;

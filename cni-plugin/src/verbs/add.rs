@@ -3,6 +3,8 @@
 //! The lease comes first and goes last: as long as anything of an attachment exists, its lease does,
 //! so that GC finds what a killed ADD left behind.
 
+use std::net::IpAddr;
+
 use netlink::{IfIndex, Link, MacAddress, OperState, Prefix, RouteSocket};
 use serde_json::Value;
 
@@ -104,6 +106,14 @@ impl Linked<'_> {
         if self.config.bandwidth.any() {
             self.config.bandwidth.apply(socket, self.owner, host.index, self.pair.mtu)?;
         }
+        if !self.config.container_interface_disabled {
+            let ips = network::pod_ips(&result);
+            container.run(|| link::wait_until_answering(ifname, &ips))??;
+            if self.bridge.as_ref().is_none_or(is_new) {
+                let gateways: Vec<IpAddr> = self.gateways.iter().map(|g| g.address()).collect();
+                link::wait_until_answering(self.device(&host), &gateways)?;
+            }
+        }
         if let Some(daemon) = &self.config.daemon {
             daemon.add(&PodReport {
                 environment: &request.environment,
@@ -127,7 +137,7 @@ impl Linked<'_> {
         let host = link::settled(socket, index)?;
         // The first port gives its bridge a carrier; until the kernel has acted on that, the bridge
         // device drops what the node sends.
-        if let Some(bridge) = self.bridge.as_ref().filter(|b| b.state != OperState::Up) {
+        if let Some(bridge) = self.bridge.as_ref().filter(|bridge| is_new(bridge)) {
             link::settled(socket, bridge.index)?;
         }
         Ok(host)
@@ -186,6 +196,11 @@ impl Linked<'_> {
         }
         result
     }
+}
+
+/// Whether a bridge had no port in use when it was looked at.
+fn is_new(bridge: &Link) -> bool {
+    bridge.state != OperState::Up
 }
 
 /// The container's MAC address: as asked for, or derived from its first IP address, so that whoever
