@@ -1,7 +1,7 @@
 //! Network namespaces: open one, work inside, always come back.
 
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
@@ -10,9 +10,10 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 use crate::error::{Error, Result};
 
-/// `NSFS_MAGIC` and `PROC_SUPER_MAGIC` (`include/uapi/linux/magic.h`): where a namespace can be.
+/// The file system of namespaces (`include/uapi/linux/magic.h`).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+/// Asks which kind of namespace a descriptor is (`include/uapi/linux/nsfs.h`).
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
 /// A handle on a network namespace; it keeps the namespace alive.
 #[derive(Debug)]
@@ -28,10 +29,11 @@ impl Namespace {
     pub fn open(path: impl AsRef<Path>) -> Result<Namespace> {
         let name = path.as_ref().display().to_string();
         let failed = |errno| Error::new(format!("open network namespace {name:?}"), errno);
-        let fd =
-            open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        // Not blocking: it may be a pipe.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = open(path.as_ref(), flags, Mode::empty()).map_err(failed)?;
         let magic = fstatfs(&fd).map_err(failed)?.f_type as u64;
-        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+        if magic != NSFS_MAGIC || namespace_type(&fd) != Some(libc::CLONE_NEWNET) {
             return Err(failed(Errno::INVAL));
         }
         Ok(Namespace { fd, name })
@@ -77,6 +79,14 @@ impl Namespace {
         move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(|errno| Error::new(format!("enter network namespace {:?}", self.name), errno))
     }
+}
+
+/// The `CLONE_NEW…` flag of a namespace's kind.
+#[expect(unsafe_code, reason = "rustix has no wrapper for the requests of namespaces")]
+fn namespace_type(fd: &OwnedFd) -> Option<i32> {
+    // SAFETY: the request takes no argument and changes nothing.
+    let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
+    (kind >= 0).then_some(kind)
 }
 
 impl AsFd for Namespace {

@@ -24,6 +24,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// A dump of a table that others change all the time is begun anew at most this often.
 const DUMP_ATTEMPTS: usize = 100;
+/// The kernel fills at least so much of a datagram before it begins another (`NLMSG_GOODSIZE`).
+const SMALLEST_DATAGRAM: usize = 3000;
 /// `SOL_NETLINK` options (`include/uapi/linux/netlink.h`).
 const NETLINK_CAP_ACK: i32 = 10;
 const NETLINK_EXT_ACK: i32 = 11;
@@ -91,13 +93,14 @@ impl Socket {
         let mut failure = None;
         let mut done = count == 0;
         while !done {
-            self.receive(|message| {
+            let more = self.receive_answers(|message| {
                 let position = message.sequence.wrapping_sub(first);
                 if position < count && message.kind == NLMSG_ERROR {
                     failure = failure.take().or(error_of(message));
                     done = position == count - 1;
                 }
             })?;
+            done |= !more;
         }
         failure.map_or(Ok(()), Err)
     }
@@ -176,15 +179,63 @@ impl Socket {
         })
     }
 
-    /// Waits for one datagram of answers and lists them.
-    pub(crate) fn answers(&mut self) -> Result<Vec<Answer>> {
+    /// A dump of a table that the kernel walks anew for every datagram, without saying that it changed
+    /// meanwhile: entries are shown twice, or not at all. What takes more than one datagram is read
+    /// until two readings agree. The result is ordered.
+    pub(crate) fn settled_dump<T: Ord>(
+        &mut self,
+        request: impl Fn() -> Writer,
+        mut parse: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let mut before: Option<Vec<T>> = None;
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut bytes = 0;
+            let mut entries = self.dump(request(), |payload| {
+                bytes += payload.len() + HEADER_LEN;
+                parse(payload)
+            })?;
+            entries.sort();
+            entries.dedup();
+            if bytes < SMALLEST_DATAGRAM || before.as_ref() == Some(&entries) {
+                return Ok(entries);
+            }
+            before = Some(entries);
+        }
+        Err(Error {
+            operation: "dump a kernel table".to_owned(),
+            errno: Errno::INTR,
+            detail: Some(format!("no two of {DUMP_ATTEMPTS} readings agree")),
+        })
+    }
+
+    /// Lists the answers in the next datagram; `None` if there are no more, because the kernel had to
+    /// drop some: there were more errors than the receive buffer holds.
+    pub(crate) fn answers(&mut self) -> Result<Option<Vec<Answer>>> {
         let mut answers = Vec::new();
-        self.receive(|message| {
+        let more = self.receive_answers(|message| {
             if message.kind == NLMSG_ERROR {
                 answers.push(Answer { sequence: message.sequence, error: error_of(message) });
             }
         })?;
-        Ok(answers)
+        Ok(more.then_some(answers))
+    }
+
+    /// Receives a datagram of answers to what was sent; `false` if there is none.
+    ///
+    /// The kernel works while it is sent to, so all answers are there already. If they were too many
+    /// for the receive buffer, that is said once (`ENOBUFS`), and the first ones are still to be had.
+    fn receive_answers(&mut self, mut each: impl FnMut(Received<'_>)) -> Result<bool> {
+        loop {
+            match recv(&self.fd, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((length, _)) => {
+                    messages(&self.buffer[..length]).for_each(&mut each);
+                    return Ok(true);
+                }
+                Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(errno) => return Err(Error::new("receive from the kernel", errno)),
+            }
+        }
     }
 
     /// A range of `count` unused sequence numbers; the first is returned.

@@ -140,7 +140,12 @@ impl NftSocket {
             .map_err(|error| error.during("send nftables transaction"))?;
         let mut failure: Option<Error> = None;
         loop {
-            for answer in self.socket.answers()? {
+            let Some(answers) = self.socket.answers()? else {
+                let lost =
+                    || Error::new("read the answer to an nftables transaction", Errno::NOBUFS);
+                return Err(failure.unwrap_or_else(lost));
+            };
+            for answer in answers {
                 let position = answer.sequence.wrapping_sub(begin) as usize;
                 if position > objects.len() {
                     continue; // a late answer to an earlier request

@@ -24,7 +24,7 @@ const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 
 /// An address of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
     /// The link.
     pub link: IfIndex,
@@ -96,13 +96,16 @@ impl RouteSocket {
 
     /// The addresses of a link, or of all links, of both families.
     pub fn addresses(&mut self, link: Option<IfIndex>) -> Result<Vec<Address>> {
-        let mut request = Writer::default();
-        request.message(RTM_GETADDR, NLM_F_DUMP, |m| {
-            let mut header = [0u8; IFADDR_LEN];
-            header[4..8].copy_from_slice(&link.map_or(0, |l| l.0).to_ne_bytes());
-            m.raw(&header);
-        });
-        let all = match self.socket.dump(request, parse) {
+        let request = || {
+            let mut request = Writer::default();
+            request.message(RTM_GETADDR, NLM_F_DUMP, |m| {
+                let mut header = [0u8; IFADDR_LEN];
+                header[4..8].copy_from_slice(&link.map_or(0, |l| l.0).to_ne_bytes());
+                m.raw(&header);
+            });
+            request
+        };
+        let all = match self.socket.settled_dump(request, parse) {
             // A filtered dump of a link that is gone.
             Err(error) if error.not_found() => Vec::new(),
             other => other.map_err(|error| error.during("list addresses"))?,

@@ -25,7 +25,6 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -33,6 +32,8 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 // include/uapi/linux/if.h
+/// `IFNAMSIZ` less the closing NUL.
+const NAME_MAX: usize = 15;
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
 
@@ -57,7 +58,8 @@ pub struct Link {
     pub master: Option<IfIndex>,
     /// The other end of a veth, or the lower device; in that device's own namespace.
     pub peer: Option<IfIndex>,
-    /// Whether somebody asked for promiscuous mode by the device's flag (not only through packet sockets).
+    /// Whether promiscuous mode was asked for by the device's flag (bridge ports and packet sockets do
+    /// without it).
     pub promiscuous: bool,
     /// Whether a bridge filters by VLAN.
     pub vlan_filtering: bool,
@@ -270,6 +272,9 @@ impl RouteSocket {
 
     /// The link with this name, or `None`.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>> {
+        if name.len() > NAME_MAX {
+            return Ok(None);
+        }
         self.get_link(0, Some(name)).map_err(|error| error.during(format!("look up link {name:?}")))
     }
 
@@ -353,6 +358,9 @@ impl RouteSocket {
 
     /// Deletes a link by name with one message; tells whether it was there.
     pub fn delete_link_by_name(&mut self, name: &str) -> Result<bool> {
+        if name.len() > NAME_MAX {
+            return Ok(false);
+        }
         let mut request = Writer::default();
         request.message(RTM_DELLINK, 0, |m| {
             ifinfo(m, libc::AF_UNSPEC, 0, 0, 0);
@@ -386,7 +394,6 @@ fn parse(payload: &[u8]) -> Option<Link> {
             IFLA_MTU => link.mtu = read_u32(value, 0)?,
             IFLA_MASTER => link.master = read_u32(value, 0).map(IfIndex),
             IFLA_LINK => link.peer = read_u32(value, 0).map(IfIndex),
-            IFLA_PROMISCUITY => link.promiscuous |= read_u32(value, 0)? > 0,
             IFLA_OPERSTATE => link.state = OperState::from_number(*value.first()?),
             IFLA_LINKINFO => parse_info(&mut link, value),
             _ => {}

@@ -54,13 +54,15 @@ impl RouteSocket {
 
     /// Sends all that was collected in `batch`, in pieces, and waits for all acknowledgements.
     ///
-    /// The messages are independent of each other: the first error is returned when all of a piece
-    /// have been tried.
+    /// The messages are independent of each other: the first error is returned when all have been
+    /// tried.
     pub fn execute_batch(&mut self, batch: RouteBatch) -> Result<()> {
+        let mut outcome = Ok(());
         for (piece, operation) in batch.pieces {
-            self.socket.execute(piece).map_err(|error| error.during(operation))?;
+            let tried = self.socket.execute(piece).map_err(|error| error.during(operation));
+            outcome = outcome.and(tried);
         }
-        Ok(())
+        outcome
     }
 }
 

@@ -114,32 +114,38 @@ impl RouteBatch {
 }
 
 impl RouteSocket {
-    /// The permanent neighbours of a link.
+    /// The permanent neighbours of a link, in order.
     pub fn neighbours(&mut self, link: IfIndex, family: Family) -> Result<Vec<Neighbour>> {
-        let mut request = Writer::default();
-        request.message(RTM_GETNEIGH, NLM_F_DUMP, |m| {
-            let mut header = [0u8; NDMSG_LEN];
-            header[0] = family.af();
-            m.raw(&header);
-            m.u32(NDA_IFINDEX, link.0);
-        });
+        let request = || {
+            let mut request = Writer::default();
+            request.message(RTM_GETNEIGH, NLM_F_DUMP, |m| {
+                let mut header = [0u8; NDMSG_LEN];
+                header[0] = family.af();
+                m.raw(&header);
+                m.u32(NDA_IFINDEX, link.0);
+            });
+            request
+        };
         self.entries(request, link).map_err(|error| error.during("list neighbours"))
     }
 
-    /// The permanent entries of a VXLAN device's forwarding database.
+    /// The permanent entries of a VXLAN device's forwarding database, in order.
     pub fn forwarding_database(&mut self, link: IfIndex) -> Result<Vec<Neighbour>> {
-        let mut request = Writer::default();
-        request.message(RTM_GETNEIGH, NLM_F_DUMP, |m| {
-            let mut header = [0u8; NDMSG_LEN];
-            header[0] = libc::AF_BRIDGE as u8;
-            header[4..8].copy_from_slice(&link.0.to_ne_bytes());
-            m.raw(&header);
-        });
+        let request = || {
+            let mut request = Writer::default();
+            request.message(RTM_GETNEIGH, NLM_F_DUMP, |m| {
+                let mut header = [0u8; NDMSG_LEN];
+                header[0] = libc::AF_BRIDGE as u8;
+                header[4..8].copy_from_slice(&link.0.to_ne_bytes());
+                m.raw(&header);
+            });
+            request
+        };
         self.entries(request, link).map_err(|error| error.during("list the forwarding database"))
     }
 
-    fn entries(&mut self, request: Writer, link: IfIndex) -> Result<Vec<Neighbour>> {
-        let mut entries = match self.socket.dump(request, parse) {
+    fn entries(&mut self, request: impl Fn() -> Writer, link: IfIndex) -> Result<Vec<Neighbour>> {
+        let mut entries = match self.socket.settled_dump(request, parse) {
             Err(error) if error.not_found() => Vec::new(),
             other => other?,
         };

@@ -114,6 +114,23 @@ fn a_transaction_is_all_or_nothing_and_its_error_names_the_object() {
 }
 
 #[test]
+fn thousands_of_errors_do_not_hide_the_first() {
+    in_namespace(|| {
+        let mut socket = NftSocket::open().unwrap();
+        let mut transaction = Transaction::default();
+        base(&mut transaction);
+        for n in 0..3000 {
+            transaction.delete_elements(TABLE, "backends", [&frontend(n)]);
+        }
+        let error = socket.commit(transaction).unwrap_err();
+        assert!(error.not_found() && error.to_string().contains("\"backends\""), "{error}");
+        let mut transaction = Transaction::default();
+        base(&mut transaction);
+        socket.commit(transaction).expect("the socket is still usable");
+    });
+}
+
+#[test]
 fn a_transaction_for_a_generation_that_is_gone_is_refused() {
     in_namespace(|| {
         let mut socket = NftSocket::open().unwrap();

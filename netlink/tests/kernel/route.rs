@@ -82,6 +82,8 @@ fn link_settings_are_what_the_tools_show() {
         socket.delete_link(index).unwrap();
         assert_eq!(socket.link_by_index(index).unwrap(), None);
         assert_eq!(socket.link_by_name("never").unwrap(), None);
+        assert_eq!(socket.link_by_name("longer-than-any-name").unwrap(), None);
+        assert!(!socket.delete_link_by_name("longer-than-any-name").unwrap());
         assert!(socket.set_up(IfIndex(9999)).unwrap_err().not_found());
     });
 }
@@ -251,19 +253,67 @@ fn thousands_of_entries_go_in_one_batch_and_an_error_does_not_stop_the_rest() {
         assert_eq!(tool("ip neigh show dev vx nud permanent").lines().count(), 1000);
         assert_eq!(tool("bridge fdb show dev vx").lines().count(), 1000);
         assert_eq!(tool("ip route show dev vx").lines().count(), 1000);
-        let mut listed = socket.neighbours(link, Family::V4).unwrap();
-        listed.sort();
+        let listed = socket.neighbours(link, Family::V4).unwrap();
         assert_eq!(listed, (0..1000).map(entry).collect::<Vec<_>>());
         assert_eq!(socket.forwarding_database(link).unwrap().len(), 1000);
 
+        // More errors than answers fit the socket, in several pieces: the first one is told, and
+        // everything else was done.
         let mut batch = RouteBatch::default();
         batch.delete_neighbour(&entry(0));
-        batch.delete_neighbour(&entry(4444)); // not there
+        for n in 2000..5000 {
+            batch.delete_neighbour(&entry(n)); // not there
+        }
         batch.delete_forwarding(&entry(1));
         let error = socket.execute_batch(batch).unwrap_err();
         assert!(error.not_found(), "{error}");
         assert_eq!(socket.neighbours(link, Family::V4).unwrap().len(), 999);
         assert_eq!(socket.forwarding_database(link).unwrap().len(), 999);
+    });
+}
+
+#[test]
+fn a_forwarding_database_is_read_whole_while_it_changes() {
+    in_namespace(|| {
+        let home = Namespace::current().unwrap();
+        let mut socket = RouteSocket::open().unwrap();
+        let lower = bridge(&mut socket, "br0");
+        socket.add_address(lower, prefix("10.0.0.1/24"), false).unwrap();
+        let (local, mac) = (ip("10.0.0.1"), mac("0e:56:0a:00:00:01"));
+        let vxlan = Vxlan { name: "vx", vni: 1, port: 8472, lower, local, mac, mtu: 1400 };
+        socket.create_vxlan(&vxlan).unwrap();
+        let link = socket.link_by_name("vx").unwrap().unwrap().index;
+        let entry = move |n: u16| Neighbour {
+            link,
+            address: ip("10.1.0.1"),
+            mac: MacAddress([0x0e, 0x56, 0, 0, (n >> 8) as u8, n as u8]),
+        };
+        let mut batch = RouteBatch::default();
+        (0..2000).for_each(|n| batch.replace_forwarding(&entry(n)));
+        socket.execute_batch(batch).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let churn = std::thread::spawn(move || {
+            let _guard = home.enter().unwrap();
+            let mut socket = RouteSocket::open().unwrap();
+            for n in (3000..).take(20_000) {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mut batch = RouteBatch::default();
+                batch.replace_forwarding(&entry(n));
+                batch.delete_forwarding(&entry(n));
+                socket.execute_batch(batch).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(3));
+            }
+        });
+        for _ in 0..50 {
+            let found = socket.forwarding_database(link).unwrap();
+            let stable = found.iter().filter(|e| **e < entry(3000)).count();
+            assert_eq!(stable, 2000);
+        }
+        stop.store(true, Ordering::Relaxed);
+        churn.join().unwrap();
     });
 }
 
