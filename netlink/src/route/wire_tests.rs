@@ -53,6 +53,7 @@ fn tree(bytes: &[u8], header: usize, nested: &[Nested]) -> Tree {
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
+    let hex: String = hex.split_whitespace().collect();
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
@@ -138,11 +139,56 @@ fn bridge_port_flags() {
 }
 
 #[test]
+fn bridge_port_flags_as_bridge_sends_them() {
+    // bridge link set dev p0 hairpin on isolated on
+    let captured = "0700000003000000000000000000000014000c8005000400010000000500210001000000";
+    const PORT: &[Nested] = &[Nested(12, 0, LEAF)]; // IFLA_PROTINFO
+    let theirs = tree(&bytes(captured), 16, PORT);
+    let flags = PortFlags { hairpin: Some(true), isolated: Some(true) };
+    let request = port_request(IfIndex(3), flags);
+    let ours = tree(messages(request.bytes()).next().unwrap().payload, 16, LINK);
+    // Another message (RTM_SETLINK of AF_BRIDGE) and another nest, but the same attributes in it.
+    let inside = |tree: &Tree, nest: &[u16]| -> Vec<(u16, Vec<u8>)> {
+        let within = |(path, value): (&Vec<u16>, &Vec<u8>)| {
+            Some((*path.strip_prefix(nest)?.first()?, value.clone()))
+        };
+        tree.iter().filter_map(within).collect()
+    };
+    assert_eq!(inside(&ours, &[18, 5]), inside(&theirs, &[12]));
+    assert_eq!(inside(&ours, &[18, 5]), [(4, vec![1]), (33, vec![1])]);
+    assert_eq!(ours[&vec![]][4..8], theirs[&vec![]][4..8], "the same link");
+}
+
+#[test]
+fn a_port_flag_that_is_not_named_is_not_sent() {
+    // ip link set dev p0 type bridge_slave isolated off
+    let captured = "0000000003000000000000000000000020001200100001006272696467655f736c6176650c0005000500210000000000";
+    let except: &[(&[u16], &str)] = &[
+        (&[18, 1], "ip names the port's kind as if it were the link's"),
+        (&[18, 4], "which belongs here"),
+    ];
+    let flags = PortFlags { hairpin: None, isolated: Some(false) };
+    same((16, 5, captured), &port_request(IfIndex(3), flags), 16, LINK, except);
+}
+
+#[test]
 fn addresses() {
     // ip addr add 10.244.1.2/24 brd + dev eth0
     let v4 = "0218000004000000080002000af40102080001000af40102080004000af401ff";
     let request = add_request(IfIndex(4), "10.244.1.2/24".parse().unwrap(), false);
     same((20, 0x605, v4), &request, 8, LEAF, &[]);
+    // ip addr add 10.244.9.2/32 dev eth0
+    let single = "0220000004000000080002000af40902080001000af40902";
+    let request = add_request(IfIndex(4), "10.244.9.2/32".parse().unwrap(), false);
+    same((20, 0x605, single), &request, 8, LEAF, &[]);
+    // ip addr add 10.244.8.2/31 dev eth0
+    let pair = "021f000004000000080002000af40802080001000af40802";
+    let request = add_request(IfIndex(4), "10.244.8.2/31".parse().unwrap(), false);
+    same((20, 0x605, pair), &request, 8, LEAF, &[]);
+    // ip addr add fd00:1::3/64 dev eth0
+    let detected = "0a4000000400000014000200fd00000100000000000000000000000314000100fd000001000000000000000000000003";
+    let request = add_request(IfIndex(4), "fd00:1::3/64".parse().unwrap(), true);
+    same((20, 0x605, detected), &request, 8, LEAF, &[]);
     // ip addr add fd00:1::2/64 dev eth0 nodad
     let v6 = "0a4002000400000014000200fd00000100000000000000000000000214000100fd000001000000000000000000000002";
     let request = add_request(IfIndex(4), "fd00:1::2/64".parse().unwrap(), false);
@@ -182,6 +228,45 @@ fn routes() {
 }
 
 #[test]
+fn link_local_addresses_have_their_scope() {
+    // ip addr add fe80::77/64 dev eth0 nodad
+    let captured = "0a4002000400000014000200fe80000000000000000000000000007714000100fe800000000000000000000000000077";
+    let request = add_request(IfIndex(4), "fe80::77/64".parse().unwrap(), false);
+    let except: &[(&[u16], &str)] =
+        &[(&[], "ip leaves the scope at 0, and the kernel derives it; we say it (checked below)")];
+    same((20, 0x605, captured), &request, 8, LEAF, except);
+    let header = &messages(request.bytes()).next().unwrap().payload[..8];
+    assert_eq!(header, [10, 64, 2, 253, 4, 0, 0, 0]);
+}
+
+#[test]
+fn routes_without_a_gateway_or_to_everywhere() {
+    let on_link = |destination: &str, gateway: Option<&str>| {
+        replace_request(&Route {
+            link: Some(IfIndex(4)),
+            gateway: gateway.map(|text| text.parse().unwrap()),
+            ..Route::new(destination.parse().unwrap())
+        })
+    };
+    let same_route =
+        |captured: &str, request: &Writer| same((24, 0x505, captured), request, 12, ROUTE, &[]);
+    // ip route replace default via 10.0.0.2 dev eth0
+    let default4 = "02000000fe03000100000000080005000a0000020800040004000000";
+    same_route(default4, &on_link("0.0.0.0/0", Some("10.0.0.2")));
+    // ip route replace 10.251.0.0/16 dev eth0
+    let link4 = "02100000fe03fd0100000000080001000afb00000800040004000000";
+    same_route(link4, &on_link("10.251.0.0/16", None));
+    // ip -6 route replace fd00:9::/64 dev eth0
+    let link6 = "0a400000fe0300010000000014000100fd0000090000000000000000000000000800040004000000";
+    same_route(link6, &on_link("fd00:9::/64", None));
+    // ip -6 route replace default via fd00::2 dev eth0
+    let default6 = "0a000000fe03000100000000140001000000000000000000000000000000000014000500fd0000000000000000000000000000020800040004000000";
+    let except: &[(&[u16], &str)] =
+        &[(&[1], "ip sends :: as destination, whose length is 0 anyway")];
+    same((24, 0x505, default6), &on_link("::/0", Some("fd00::2")), 12, ROUTE, except);
+}
+
+#[test]
 fn neighbours_and_the_forwarding_database() {
     // ip neigh replace 10.244.2.0 lladdr 0e:56:c0:a8:00:02 dev vdvxlan1 nud permanent
     let neighbour = "020000000700000080000000080001000af402000a0002000e56c0a800020000";
@@ -196,15 +281,46 @@ fn neighbours_and_the_forwarding_database() {
     same((28, 0x505, neighbour), &request, 12, LEAF, &[]);
     let [_, request] = neighbour_requests(&entry("192.168.0.2"));
     same((28, 0x505, forwarding), &request, 12, LEAF, &[]);
+    // ip -6 neigh replace fd00:2:: lladdr 0e:56:c0:a8:00:02 dev vdvxlan1 nud permanent
+    let neighbour =
+        "0a000000070000008000000014000100fd0000020000000000000000000000000a0002000e56c0a800020000";
+    // bridge fdb replace 0e:56:c0:a8:00:02 dst fd00::7 dev vdvxlan1 self permanent
+    let forwarding =
+        "0700000007000000c00002000a0002000e56c0a80002000014000100fd000000000000000000000000000007";
+    let [request, _] = neighbour_requests(&entry("fd00:2::"));
+    same((28, 0x505, neighbour), &request, 12, LEAF, &[]);
+    let [_, request] = neighbour_requests(&entry("fd00::7"));
+    same((28, 0x505, forwarding), &request, 12, LEAF, &[]);
 }
+
+const NO_TABLE: (&[u16], &str) =
+    (&[2, 2], "TCA_TBF_RTAB, a table of 256 times that the kernel has not used since Linux 3.8");
 
 #[test]
 fn a_token_bucket() {
     // tc qdisc replace dev eth0 root handle 1: tbf rate 8mbit burst 100000 limit 125000
-    // (without TCA_TBF_RTAB, a table of 256 times that the kernel has not used since Linux 3.8)
-    let captured = "000000000400000000000100ffffffff000000000800010074626600340002002800010003010000ffff000040420f0000000000000000000000000048e8010084d717000000000008000600a0860100";
+    let captured = include_str!("captured/tbf_8mbit.hex");
     let bucket = TokenBucket { rate: 1_000_000, burst: 100_000, limit: 125_000 };
-    same((36, 0x505, captured), &token_bucket_request(IfIndex(4), &bucket), 20, TBF, &[]);
+    let request = token_bucket_request(IfIndex(4), &bucket);
+    same((36, 0x505, captured), &request, 20, TBF, &[NO_TABLE]);
+}
+
+#[test]
+fn a_token_bucket_beyond_four_gigabytes_per_second() {
+    // tc qdisc replace dev eth0 root handle 1: tbf rate 80gbit burst 4000000 limit 4000000000
+    let captured = include_str!("captured/tbf_80gbit.hex");
+    let bucket = TokenBucket { rate: 10_000_000_000, burst: 4_000_000, limit: 4_000_000_000 };
+    let request = token_bucket_request(IfIndex(4), &bucket);
+    let parameters: (&[u16], &str) = (&[2, 1], "compared below");
+    same((36, 0x505, captured), &request, 20, TBF, &[NO_TABLE, parameters]);
+    let ours = tree(messages(request.bytes()).next().unwrap().payload, 20, TBF);
+    let theirs = tree(&bytes(captured), 20, TBF);
+    let (ours, theirs) = (&ours[&vec![2, 1]], &theirs[&vec![2, 1]]);
+    assert_eq!((&ours[..28], &ours[32..]), (&theirs[..28], &theirs[32..]));
+    // The bucket in ticks: tc computes with the rate that 32 bits hold, we with the true one. The
+    // kernel takes neither, but TCA_TBF_BURST.
+    let ticks = |parameters: &[u8]| u32::from_le_bytes(parameters[28..32].try_into().unwrap());
+    assert_eq!((ticks(ours), ticks(theirs)), (6250, 14546));
 }
 
 #[test]
