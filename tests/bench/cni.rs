@@ -169,12 +169,16 @@ fn alternate(report: &mut Report, case: Case, runs: usize) {
         Arena { node, chain: who.chain(case, node), host_port: case.host_port }
     });
     let mut figures = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+    // The kernel tears a namespace down in the background, which would slow whoever comes next: all
+    // stay until the end.
+    let mut used = Vec::new();
     // The first pod makes the bridge and the rules; it is not counted.
     for number in 0..=runs {
         for (arena, figures) in arenas.iter().zip(&mut figures) {
             let container = arena.node.container("pod");
             let (add, result) = arena.add(&container, number);
             let del = arena.del(&container, number, &result);
+            used.push(container);
             if number > 0 {
                 figures.0.push(add);
                 figures.1.push(del);
