@@ -10,6 +10,7 @@ mod bridge;
 mod chained;
 mod crash;
 mod daemon;
+mod harness;
 mod hostport;
 mod links;
 mod masquerade;

@@ -50,6 +50,12 @@ fn other_versions_are_refused_with_a_list_of_what_is_supported() {
         let (code, message) = output.error();
         assert_eq!(code, 1, "{version}");
         assert!(VERSIONS.iter().all(|v| message.contains(v)), "{message}");
+        assert!(container.links().is_empty(), "{version}");
+    }
+    let missing = network(&node).without("cniVersion").to_json(&node);
+    for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        let cni = Cni::new(verb, &missing).container("a", node.container("a").path());
+        assert_eq!(cni.run(node.namespace()).error().0, 1, "{verb} without cniVersion");
     }
 }
 
@@ -70,15 +76,33 @@ fn faults_of_the_environment_are_code_4_and_come_together() {
     for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
         assert!(message.contains(name), "{message}");
     }
+    // Those that are missing are named, and no others; an empty one is a missing one.
+    let all = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"];
+    let add = Cni::new("ADD", &config).container("a", node.path());
+    for missing in all {
+        for cni in [add.clone().without(missing), add.clone().env(missing, "")] {
+            let (code, message) = cni.run(&node).error();
+            assert_eq!(code, 4, "{message}");
+            let named: Vec<_> = all.iter().filter(|name| message.contains(**name)).collect();
+            assert_eq!(named, [&missing], "{message}");
+        }
+    }
     let valid = Cni::new("DEL", &config).container("a", node.path());
     for (name, value) in [
         ("CNI_COMMAND", "FROBNICATE"),
         ("CNI_IFNAME", "a/b"),
         ("CNI_IFNAME", "a:b"),
         ("CNI_IFNAME", "a b"),
+        ("CNI_IFNAME", "a\tb"),
+        ("CNI_IFNAME", "."),
         ("CNI_IFNAME", ".."),
         ("CNI_IFNAME", "0123456789abcdef"),
         ("CNI_CONTAINERID", "-a"),
+        ("CNI_CONTAINERID", ".a"),
+        ("CNI_CONTAINERID", "_a"),
+        ("CNI_CONTAINERID", "a b"),
+        ("CNI_CONTAINERID", "a/b"),
+        ("CNI_CONTAINERID", "ä"),
         ("CNI_CONTAINERID", "../../etc"),
         ("CNI_ARGS", "nonsense"),
         ("CNI_ARGS", "IP=nine"),
@@ -98,6 +122,11 @@ fn faults_of_the_configuration_name_key_and_value() {
     for (key, value, words) in [
         ("name", Value::Null, "name"),
         ("name", json!("../x"), "name \"../x\""),
+        ("name", json!(""), "name"),
+        ("name", json!("-x"), "name \"-x\""),
+        ("name", json!("a b"), "name \"a b\""),
+        ("name", json!(".."), "name \"..\""),
+        ("name", json!(5), "name"),
         ("mode", json!("warp"), "mode \"warp\""),
         ("bridge", json!("0123456789abcdef"), "bridge \"0123456789abcdef\""),
         ("bridge", json!(5), "bridge 5"),
@@ -227,6 +256,48 @@ fn add_fails_cleanly_where_the_interface_is_taken_or_the_namespace_is_wrong() {
     let left: Vec<String> =
         node.namespace().links().into_iter().filter(|link| link.starts_with("vd")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn del_after_a_failed_add_succeeds_and_leaves_nothing() {
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    let network = network(&node);
+    let taken = node.container("taken");
+    taken.ip("link add eth0 type bridge");
+    let before = node.namespace().links();
+    let cni = |verb| Cni::new(verb, &network.to_json(&node)).container("a", taken.path());
+    cni("ADD").run(node.namespace()).error();
+    cni("DEL").run(node.namespace()).result();
+    assert!(node.leases("net").is_empty());
+    let mut after = node.namespace().links();
+    after.retain(|link| link != "viaduct0");
+    assert_eq!(after, before);
+    assert_eq!(taken.links(), ["eth0"], "what was there before is not ours to remove");
+    // The same container can be attached once the name is free.
+    taken.ip("link del eth0");
+    cni("ADD").run(node.namespace()).result();
+    cni("DEL").run(node.namespace()).result();
+    assert!(node.leases("net").is_empty() && taken.links().is_empty());
+}
+
+#[test]
+fn standard_output_is_json_or_empty_whatever_is_asked() {
+    let node = testnet::Namespace::new("n1");
+    let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "viaduct"});
+    let inputs =
+        [config.to_string().into_bytes(), b"".to_vec(), b"\0\xff{".to_vec(), b"7".to_vec()];
+    for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", "add", " ", "\u{1f980}"] {
+        for input in &inputs {
+            let cni = Cni::new(verb, &config).container("a", "/run/netns/never-was".as_ref());
+            let output = cni.input(input).run(&node);
+            let json = serde_json::from_str::<Value>(&output.stdout);
+            assert!(output.stdout.is_empty() || json.is_ok(), "{verb}: {output:?}");
+            if !output.status.success() {
+                output.error();
+            }
+        }
+    }
 }
 
 #[test]

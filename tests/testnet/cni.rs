@@ -54,6 +54,16 @@ impl Cni {
             .env("CNI_IFNAME", "eth0")
     }
 
+    /// For another interface of the container than `eth0`.
+    pub fn ifname(self, name: &str) -> Cni {
+        self.env("CNI_IFNAME", name)
+    }
+
+    /// With `CNI_ARGS`: `KEY=VALUE` pairs, separated by semicolons.
+    pub fn args(self, pairs: &str) -> Cni {
+        self.env("CNI_ARGS", pairs)
+    }
+
     /// With a variable of the environment; a later value replaces an earlier one.
     pub fn env(mut self, name: &str, value: &str) -> Cni {
         self.variables.retain(|(other, _)| other != name);

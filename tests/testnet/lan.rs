@@ -62,7 +62,10 @@ impl Lan {
         namespace.ip("addr add 192.168.0.254/24 dev lan0");
         namespace.ip("addr add fd00:192:168::254/64 dev lan0 nodad");
         namespace.ip(&format!("addr add {OUTSIDE_V4}/32 dev lo"));
-        namespace.ip(&format!("addr add {OUTSIDE_V6}/128 dev lo"));
+        // Even here an address is tentative, for an instant, unless told otherwise.
+        namespace.ip(&format!("addr add {OUTSIDE_V6}/128 dev lo nodad"));
+        namespace.await_address("fd00:192:168::254");
+        namespace.await_address(OUTSIDE_V6);
         Lan { namespace, mtu, prefix, next: AtomicU8::new(1) }
     }
 
@@ -73,6 +76,8 @@ impl Lan {
         if !self.prefix.is_empty() {
             namespace.pin(&format!("{}{name}", self.prefix));
         }
+        // A new namespace takes after the machine, which may forward; a fresh node does not.
+        namespace.set_sysctl("net/ipv4/ip_forward", "0");
         let peer = format!("node{number}");
         let node_path = namespace.path().display().to_string();
         let mtu = self.mtu;
@@ -85,6 +90,7 @@ impl Lan {
         // Real nodes have been up for long; their link-local address is not tentative.
         node.namespace().set_sysctl("net/ipv6/conf/eth0/accept_dad", "0");
         node.namespace().ip("link set eth0 up");
+        node.namespace().await_address(&node.v6().to_string());
         node.namespace().ip("route add default via 192.168.0.254");
         node.namespace().ip("route add default via fd00:192:168::254");
         node

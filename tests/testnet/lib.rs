@@ -17,11 +17,12 @@
 //! - [`Lan`], [`Node`], [`Pod`]: the cluster; [`Host`] is what all three can do
 //! - [`Network`], [`Cni`]: configurations, and one invocation of the plugin
 //! - [`traffic`]: servers, probes, long-lived connections, throughput
+//! - [`eventually`], [`skip`], [`require_root`]: bounded waits, and tests that cannot run here
 //!
 //! Nothing has a name outside the process, so everything is gone when the process is, however it ends;
 //! [`Namespace::pin`] gives a namespace a name for the demonstration and for container runtimes. To be
-//! an independent judge, the harness sets up and looks with `ip`, `nft` and the like, not with the
-//! product's own kernel layer (which lends it the one system call that makes a namespace).
+//! an independent judge, the harness uses none of the product's crates: it sets up and looks with `ip`,
+//! `nft` and the like.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ mod network;
 mod node;
 mod ping;
 pub mod programs;
+mod server;
 pub mod traffic;
 mod wait;
 
@@ -42,4 +44,4 @@ pub use lan::{Family, Lan, OUTSIDE_V4, OUTSIDE_V6};
 pub use namespace::{Namespace, unpin_all};
 pub use network::{Network, NodeRecord};
 pub use node::{Node, Pod};
-pub use wait::{eventually, skip};
+pub use wait::{Look, eventually, require_root, skip};

@@ -8,8 +8,12 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
+use rustix::thread::UnshareFlags;
 use serde_json::Value;
+
+use crate::wait::eventually;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -37,7 +41,7 @@ impl Namespace {
         let thread = Builder::new()
             .name(format!("ns-{name}"))
             .spawn(move || {
-                let path = netlink::Namespace::unshare().map(|()| own_path());
+                let path = unshare().map(|()| own_path());
                 let unshared = path.is_ok();
                 let _ = ready.send(path.map_err(|error| error.to_string()));
                 if unshared {
@@ -55,6 +59,13 @@ impl Namespace {
             pinned: Mutex::new(None),
         };
         namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// A new namespace with a name for `ip netns exec`; see [`Namespace::pin`].
+    pub fn named(name: &str) -> Namespace {
+        let namespace = Namespace::new(name);
+        namespace.pin(name);
         namespace
     }
 
@@ -125,7 +136,19 @@ impl Namespace {
     /// `ip -j` with these arguments, parsed.
     pub fn ip_json(&self, arguments: &str) -> Value {
         let output = self.ip(&format!("-j -d {arguments}"));
-        serde_json::from_str(&output).unwrap_or(Value::Array(Vec::new()))
+        if output.trim().is_empty() {
+            return Value::Array(Vec::new());
+        }
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("ip {arguments}: {error}"))
+    }
+
+    /// Waits until an IPv6 address is in use: its route to this host comes some time after the address,
+    /// and what arrives in between is lost.
+    pub(crate) fn await_address(&self, address: &str) {
+        let what = format!("{address} in {}", self.name);
+        eventually(&what, Duration::from_secs(5), || {
+            self.ip(&format!("-6 route show table local {address}")).contains("local")
+        });
     }
 
     /// The names of its links, but the loopback device.
@@ -144,10 +167,17 @@ impl Namespace {
         self.command("nft", &["list", "ruleset"])
     }
 
-    /// Reads a setting below `/proc/sys`.
+    /// Reads a setting below `/proc/sys`, without the line's end.
+    ///
+    /// # Panics
+    ///
+    /// If there is none of that name.
     pub fn sysctl(&self, name: &str) -> String {
         let path = format!("/proc/sys/{name}");
-        self.run(move || fs::read_to_string(&path).map(|v| v.trim().to_owned()).unwrap_or_default())
+        self.run(move || match fs::read_to_string(&path) {
+            Ok(value) => value.trim().to_owned(),
+            Err(error) => panic!("read {path}: {error}"),
+        })
     }
 
     /// Writes a setting below `/proc/sys`.
@@ -164,7 +194,10 @@ impl Namespace {
         fs::create_dir_all(NAMED).expect("the folder of named namespaces");
         let path = Path::new(NAMED).join(name);
         fs::write(&path, "").expect("a file to mount the namespace on");
-        rustix::mount::mount_bind(&self.path, &path).expect("a mount of the namespace");
+        if let Err(error) = rustix::mount::mount_bind(&self.path, &path) {
+            let _ = fs::remove_file(&path);
+            panic!("name the namespace {}: {error}", path.display());
+        }
         *self.pinned.lock().expect("the name of a namespace") = Some(path.clone());
         path
     }
@@ -185,6 +218,15 @@ impl Drop for Namespace {
             let _ = thread.join();
         }
     }
+}
+
+/// Takes the calling thread, and the threads and programs that it starts, into a new namespace.
+#[expect(
+    deprecated,
+    reason = "of its flags only FILES is unsound; the other function needs `unsafe`"
+)]
+fn unshare() -> rustix::io::Result<()> {
+    rustix::thread::unshare(UnshareFlags::NEWNET)
 }
 
 fn own_path() -> PathBuf {

@@ -26,6 +26,13 @@ impl Network {
         Network { values, ranges: Vec::new(), runtime: Map::new() }
     }
 
+    /// A bridge with gateway and default route by another project's plugin, of a version that the
+    /// plugins in Debian know.
+    pub fn reference_bridge(name: &str) -> Network {
+        let own = Network::new(name, "").without("mode");
+        own.set("type", "bridge").set("bridge", "cni0").cni_version("1.0.0")
+    }
+
     /// A bridge with gateway and default route.
     pub fn bridge(name: &str) -> Network {
         Network::new(name, "bridge").set("hairpinMode", true)
@@ -39,6 +46,11 @@ impl Network {
     /// In the mode with this name.
     pub fn of_mode(mode: &str, name: &str) -> Network {
         if mode == "routed" { Network::routed(name) } else { Network::bridge(name) }
+    }
+
+    /// In this version of the specification instead of 1.1.0.
+    pub fn cni_version(self, version: &str) -> Network {
+        self.set("cniVersion", version)
     }
 
     /// One more subnet of which every pod gets an address.

@@ -161,7 +161,13 @@ impl Pod<'_> {
     /// The invocation of a verb for this pod, as a runtime makes it.
     pub fn cni(&self, verb: &str) -> Cni {
         let mut config = self.config.clone();
-        if verb != "ADD" && !self.result.is_null() {
+        let version = config["cniVersion"].as_str().unwrap_or_default();
+        let given = match verb {
+            "CHECK" => true,
+            "DEL" => !matches!(version, "0.3.0" | "0.3.1"),
+            _ => false,
+        };
+        if given && !self.result.is_null() {
             config["prevResult"] = self.result.clone();
         }
         let arguments = format!(
@@ -170,9 +176,7 @@ impl Pod<'_> {
             self.id,
             self.id
         );
-        Cni::new(verb, &config)
-            .container(&self.id, self.container.path())
-            .env("CNI_ARGS", &arguments)
+        Cni::new(verb, &config).container(&self.id, self.container.path()).args(&arguments)
     }
 
     /// The node it is on.
@@ -206,6 +210,14 @@ impl Pod<'_> {
     #[track_caller]
     pub fn v6(&self) -> IpAddr {
         self.ips().into_iter().find(IpAddr::is_ipv6).expect("an IPv6 address")
+    }
+
+    /// The MAC address of its interface, as ADD printed it.
+    #[track_caller]
+    pub fn mac(&self) -> &str {
+        let mut interfaces = self.result["interfaces"].as_array().into_iter().flatten();
+        let inside = interfaces.find(|interface| interface.get("sandbox").is_some());
+        inside.and_then(|interface| interface["mac"].as_str()).expect("an interface in the pod")
     }
 
     /// The name of the node's end of its link.

@@ -6,24 +6,31 @@ use std::path::{Path, PathBuf};
 const FOREIGN: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// The folder with the binaries under test: `VIADUCT_BIN_DIR`, or where cargo puts them.
+///
+/// # Panics
+///
+/// If there is none, with the command that builds them.
 pub fn built() -> PathBuf {
-    if let Some(dir) = std::env::var_os("VIADUCT_BIN_DIR") {
-        return dir.into();
-    }
-    let executable = std::env::current_exe().expect("the test's own path");
-    let with_plugin = executable.ancestors().find(|dir| dir.join("viaduct").is_file());
-    with_plugin
-        .map(Path::to_owned)
+    find_built()
         .expect("viaduct is not built: run `cargo build -p cni-plugin`, or set VIADUCT_BIN_DIR")
 }
 
-/// A plugin's binary: ours, or one that is installed.
-pub fn plugin(name: &str) -> PathBuf {
-    let own = built().join(name);
-    if own.is_file() {
-        return own;
+fn find_built() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("VIADUCT_BIN_DIR") {
+        return Some(dir.into());
     }
-    installed_plugin(name).unwrap_or(own)
+    let executable = std::env::current_exe().expect("the test's own path");
+    executable.ancestors().find(|dir| dir.join("viaduct").is_file()).map(Path::to_owned)
+}
+
+/// A plugin's binary: ours, or one that is installed.
+///
+/// # Panics
+///
+/// If it is neither.
+pub fn plugin(name: &str) -> PathBuf {
+    let own = find_built().map(|dir| dir.join(name)).filter(|path| path.is_file());
+    own.or_else(|| installed_plugin(name)).unwrap_or_else(|| built().join(name))
 }
 
 /// A plugin of another project, if it is installed.
@@ -34,7 +41,7 @@ pub fn installed_plugin(name: &str) -> Option<PathBuf> {
 /// `CNI_PATH`: ours first.
 pub fn plugin_path() -> String {
     let foreign = FOREIGN.iter().map(PathBuf::from);
-    let dirs = std::iter::once(built()).chain(foreign);
+    let dirs = find_built().into_iter().chain(foreign);
     std::env::join_paths(dirs).expect("folders without colons").to_string_lossy().into_owned()
 }
 

@@ -1,232 +1,181 @@
-//! Servers and probes: one thread each, no process.
-//!
-//! A server answers each message with one line: its own name, and the peer it saw.
+//! Probes, long-lived connections and throughput, all without starting a process.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::namespace::Namespace;
+use crate::server::bind;
+pub use crate::server::{Listen, Server, Tcp, Udp};
 
-/// How often a server looks whether it is to end.
-const TICK: Duration = Duration::from_millis(50);
-
-/// What a server said of a message.
+/// What a [`Server`] said of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The name of the server's namespace.
     pub server: String,
     /// The address from which the server saw the message come.
     pub peer: IpAddr,
+    /// The port from which the server saw the message come.
+    pub peer_port: u16,
     /// The message, sent back.
     pub echo: String,
 }
 
 impl Answer {
     fn parse(line: &str) -> io::Result<Answer> {
-        let mut words = line.trim_end().splitn(3, ' ');
+        let mut words = line.trim_end_matches('\n').splitn(3, ' ');
         let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("answer {line:?}"));
         let mut next = || words.next().ok_or_else(malformed);
         let (server, peer, echo) = (next()?, next()?, next()?);
-        let peer = peer.parse().map_err(|_| malformed())?;
-        Ok(Answer { server: server.to_owned(), peer, echo: echo.to_owned() })
+        let peer: SocketAddr = peer.parse().map_err(|_| malformed())?;
+        Ok(Answer {
+            server: server.to_owned(),
+            peer: peer.ip(),
+            peer_port: peer.port(),
+            echo: echo.to_owned(),
+        })
     }
 }
 
-/// Serve TCP.
-pub struct Tcp;
-/// Serve UDP.
-pub struct Udp;
-
-/// A transport that a [`Server`] can speak.
-pub trait Transport: Send + 'static {
-    /// Serves a bound socket until `stop`; counts what was answered.
-    fn serve(socket: Socket, name: String, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>);
-    /// The socket's type and protocol.
-    fn kind() -> (Type, Protocol);
-}
-
-/// A server on one port; it ends when dropped.
-pub struct Server {
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Server {
-    /// Serves on a port of a namespace, both families with a socket each, so that peers are seen as
-    /// they are.
+/// Where a probe goes: an address with a port, as a pair, or as text (`10.0.0.1:80`, `[fd00::1]:80`).
+pub trait Destination {
+    /// The address.
     ///
     /// # Panics
     ///
-    /// If the port is in use.
-    pub fn start<T: Transport>(namespace: &Namespace, _transport: T, port: u16) -> Server {
-        let stop = Arc::new(AtomicBool::new(false));
-        let count = Arc::new(AtomicUsize::new(0));
-        let mut threads = Vec::new();
-        for any in ["0.0.0.0", "::"] {
-            let address = SocketAddr::new(any.parse().expect("an address"), port);
-            let socket = namespace.run(move || bind::<T>(address));
-            let socket = socket.unwrap_or_else(|e| panic!("serve {address}: {e}"));
-            let (name, stop, count) =
-                (namespace.name().to_owned(), Arc::clone(&stop), Arc::clone(&count));
-            threads.push(namespace.spawn(move || T::serve(socket, name, stop, count)));
-        }
-        Server { stop, count, threads }
-    }
+    /// If a text is none.
+    fn address(self) -> SocketAddr;
+}
 
-    /// Messages answered so far.
-    pub fn answered(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+impl Destination for SocketAddr {
+    fn address(self) -> SocketAddr {
+        self
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+impl Destination for (IpAddr, u16) {
+    fn address(self) -> SocketAddr {
+        self.into()
     }
 }
 
-fn bind<T: Transport>(address: SocketAddr) -> io::Result<Socket> {
-    let (kind, protocol) = T::kind();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.set_read_timeout(Some(TICK))?;
-    if kind == Type::STREAM {
-        socket.listen(1024)?;
-        socket.set_nonblocking(true)?;
-    }
-    Ok(socket)
-}
-
-impl Transport for Tcp {
-    fn kind() -> (Type, Protocol) {
-        (Type::STREAM, Protocol::TCP)
-    }
-
-    fn serve(socket: Socket, name: String, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
-        let listener = TcpListener::from(socket);
-        let mut connections = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    let (name, stop, count) = (name.clone(), Arc::clone(&stop), Arc::clone(&count));
-                    connections.push(std::thread::spawn(move || {
-                        let _ = converse(stream, peer, &name, &stop, &count);
-                    }));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-        for connection in connections {
-            let _ = connection.join();
-        }
+impl Destination for &str {
+    fn address(self) -> SocketAddr {
+        self.parse().unwrap_or_else(|error| panic!("destination {self:?}: {error}"))
     }
 }
 
-fn converse(
-    stream: TcpStream,
-    peer: SocketAddr,
-    name: &str,
-    stop: &AtomicBool,
-    count: &AtomicUsize,
-) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TICK))?;
-    let mut writer = stream.try_clone()?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    while !stop.load(Ordering::Relaxed) {
-        match reader.read_line(&mut line) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {
-                count.fetch_add(1, Ordering::Relaxed);
-                writeln!(writer, "{name} {} {}", peer.ip(), line.trim_end())?;
-                line.clear();
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock) => {}
-            Err(error) => return Err(error),
-        }
+fn any_address(like: SocketAddr, port: u16) -> SocketAddr {
+    match like {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
     }
-    Ok(())
 }
 
-impl Transport for Udp {
-    fn kind() -> (Type, Protocol) {
-        (Type::DGRAM, Protocol::UDP)
-    }
-
-    fn serve(socket: Socket, name: String, stop: Arc<AtomicBool>, count: Arc<AtomicUsize>) {
-        let socket = UdpSocket::from(socket);
-        let mut buffer = [0; 65536];
-        while !stop.load(Ordering::Relaxed) {
-            let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
-            count.fetch_add(1, Ordering::Relaxed);
-            let message = String::from_utf8_lossy(&buffer[..length]);
-            let answer = format!("{name} {} {message}", peer.ip());
-            let _ = socket.send_to(answer.as_bytes(), peer);
-        }
-    }
+/// A timeout of a socket, under the name that a timeout of a connection attempt has.
+fn timed_out(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
 
 /// A TCP connection that stays open.
 pub struct Connection {
     writer: TcpStream,
     reader: BufReader<TcpStream>,
+    line: String,
+    timeout: Duration,
 }
 
 impl Connection {
-    pub(crate) fn open(to: SocketAddr, timeout: Duration) -> io::Result<Connection> {
-        let writer = TcpStream::connect_timeout(&to, timeout)?;
+    pub(crate) fn open(
+        to: SocketAddr,
+        source_port: u16,
+        timeout: Duration,
+    ) -> io::Result<Connection> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        if source_port != 0 {
+            socket.set_reuse_address(true)?;
+            socket.bind(&any_address(to, source_port).into())?;
+        }
+        socket.connect_timeout(&to.into(), timeout)?;
+        let writer = TcpStream::from(socket);
         writer.set_nodelay(true)?;
-        writer.set_read_timeout(Some(timeout))?;
         writer.set_write_timeout(Some(timeout))?;
-        Ok(Connection { reader: BufReader::new(writer.try_clone()?), writer })
+        let reader = BufReader::new(writer.try_clone()?);
+        Ok(Connection { writer, reader, line: String::new(), timeout })
     }
 
-    /// Sends a line and returns the answer.
-    pub fn ask(&mut self, message: &str) -> io::Result<Answer> {
-        writeln!(self.writer, "{message}")?;
-        let mut line = String::new();
-        if self.reader.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Answer::parse(&line)
+    /// Its own address and port, before any translation.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.writer.local_addr()
     }
+
+    /// Sends a line and returns the answer to it; late answers to lines before it are passed over.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` without an answer in time; `UnexpectedEof` or `ConnectionReset` if the server is gone.
+    pub fn ask(&mut self, message: &str) -> io::Result<Answer> {
+        let deadline = Instant::now() + self.timeout;
+        self.writer.write_all(format!("{message}\n").as_bytes()).map_err(timed_out)?;
+        loop {
+            self.writer.set_read_timeout(Some(until(deadline)?))?;
+            // What came of a line before a timeout stays in it.
+            if self.reader.read_line(&mut self.line).map_err(timed_out)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let answer = Answer::parse(&std::mem::take(&mut self.line))?;
+            if answer.echo == message {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+fn until(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// A UDP socket that talks to one server.
 pub struct UdpFlow {
     socket: UdpSocket,
+    timeout: Duration,
 }
 
 impl UdpFlow {
     pub(crate) fn open(to: SocketAddr, source_port: u16, timeout: Duration) -> io::Result<UdpFlow> {
-        let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
-        let socket = UdpSocket::bind((any, source_port))?;
+        let socket = UdpSocket::bind(any_address(to, source_port))?;
         socket.connect(to)?;
-        socket.set_read_timeout(Some(timeout))?;
-        Ok(UdpFlow { socket })
+        Ok(UdpFlow { socket, timeout })
     }
 
-    /// Sends a datagram and returns the answer.
+    /// Its own address and port, before any translation.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Sends a datagram and returns the answer to it; late answers to others are passed over.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` without an answer in time; `ConnectionRefused` if nobody serves there.
     pub fn ask(&mut self, message: &str) -> io::Result<Answer> {
+        let deadline = Instant::now() + self.timeout;
         self.socket.send(message.as_bytes())?;
-        let mut buffer = [0; 65536];
-        let length = self.socket.recv(&mut buffer)?;
-        Answer::parse(&String::from_utf8_lossy(&buffer[..length]))
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            self.socket.set_read_timeout(Some(until(deadline)?))?;
+            let length = match self.socket.recv(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(timed_out)?,
+            };
+            let answer = Answer::parse(&String::from_utf8_lossy(&buffer[..length]))?;
+            if answer.echo == message {
+                return Ok(answer);
+            }
+        }
     }
 
     /// Sends a datagram and expects no answer.
@@ -240,23 +189,27 @@ impl UdpFlow {
 ///
 /// # Panics
 ///
-/// If there is no connection.
+/// If there is no connection within two seconds.
 pub fn throughput(
     sender: &Namespace,
     receiver: &Namespace,
     to: SocketAddr,
     duration: Duration,
 ) -> f64 {
-    let listener = receiver.run(move || TcpListener::bind(to)).expect("a port to receive on");
+    let listener = receiver.run(move || bind::<Tcp>(to, false)).expect("a port to receive on");
+    let listener = TcpListener::from(listener);
     // Counted from before the first byte: what waits in a socket while this thread does is not fast.
     let start = Instant::now();
-    let sending = sender.spawn(move || {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
-        stream.set_write_timeout(Some(duration))?;
+    let connecting = sender.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+    // The kernel completes it in the listener's queue, so that accepting cannot wait for ever.
+    let mut outgoing = connecting.unwrap_or_else(|error| panic!("connect to {to}: {error}"));
+    let sending = std::thread::spawn(move || {
+        outgoing.set_write_timeout(Some(duration))?;
         let block = [0; 16 * 1024];
+        // Longer than is measured: the receiver ends the stream.
         let end = Instant::now() + duration;
         while Instant::now() < end {
-            stream.write_all(&block)?;
+            outgoing.write_all(&block)?;
         }
         io::Result::Ok(())
     });
