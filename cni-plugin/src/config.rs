@@ -136,6 +136,12 @@ impl Config {
         if self.hairpin && self.promiscuous {
             return Err(root.error("promiscMode", "cannot be combined with hairpinMode"));
         }
+        if self.vlans.any() && self.is_gateway && self.mode == Mode::Bridge {
+            return Err(root.error(
+                "isGateway",
+                "cannot be combined with vlan yet: the gateway's address would not be in the VLAN",
+            ));
+        }
         let layer_three = !matches!(self.ipam, Ipam::None);
         if self.container_interface_disabled && layer_three {
             return Err(root.error("disableContainerInterface", "cannot be combined with ipam"));

@@ -88,10 +88,6 @@ impl Writer {
         self.attr(kind, &[value]);
     }
 
-    pub(crate) fn u16(&mut self, kind: u16, value: u16) {
-        self.attr(kind, &value.to_ne_bytes());
-    }
-
     pub(crate) fn u32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_ne_bytes());
     }

@@ -171,7 +171,13 @@ fn a_disabled_container_interface_is_there_but_down() {
 fn vlans_separate_pods_or_the_kernels_lack_is_named() {
     let lan = Lan::new();
     let node = lan.node("n1");
-    let of = |vlan: u16| network(&node).set("vlan", vlan).set("preserveDefaultVlan", false);
+    let of = |vlan: u16| {
+        let network = network(&node).set("isGateway", false).set("isDefaultGateway", false);
+        network.set("vlan", vlan).set("preserveDefaultVlan", false)
+    };
+    let gateway = network(&node).set("vlan", 100);
+    let (code, message) = node.try_pod(&gateway, "g").err().expect("a refusal").error();
+    assert!(code == 7 && message.contains("isGateway"), "{message}");
     match node.try_pod(&of(100), "a") {
         Err(output) => {
             let (code, message) = output.error();

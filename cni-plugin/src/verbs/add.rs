@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use netlink::{IfIndex, Link, MacAddress, OperState, Prefix, RouteSocket};
 use serde_json::Value;
 
+use super::del::remove_kernel_state;
 use super::{Request, chained, network};
 use crate::addresses::{self, AddressSource};
 use crate::attachment::Owner;
@@ -64,10 +65,7 @@ fn attach(
     let linked = Linked { config, owner: &owner, bridge, pair, gateways };
     linked.finish(request, &mut socket, &mut inside, container, result).inspect_err(|_| {
         let mut failures = Failures::default();
-        failures.note(socket.delete_link_by_name(&owner.host_link()));
-        failures.note(socket.delete_link_by_name(&owner.shaping_link()));
-        let tag = owner.tag();
-        failures.note(netfilter::remove(|other| other == tag));
+        failures.note(remove_kernel_state(&owner));
         report(failures);
     })
 }

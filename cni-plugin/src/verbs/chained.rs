@@ -4,6 +4,7 @@
 use netlink::{Link, Namespace, RouteSocket};
 use serde_json::Value;
 
+use super::del::remove_kernel_state;
 use super::{Request, network};
 use crate::error::{CniError, Result};
 use crate::netfilter;
@@ -14,8 +15,7 @@ pub(super) fn add(request: &Request, previous: &Value) -> Result<Value> {
     let pod = Chained::find(request, previous, &container)?;
     let attached = pod.attach(request);
     if attached.is_err() {
-        let tag = request.owner().tag();
-        if let Err(error) = netfilter::remove(|other| other == tag) {
+        if let Err(error) = remove_kernel_state(&request.owner()) {
             eprintln!("viaduct: while undoing a failed ADD: {error}");
         }
     }

@@ -255,21 +255,6 @@ impl RouteSocket {
         self.execute(request, || format!("create ifb device {name:?}"))
     }
 
-    /// Creates a VLAN device on top of another, up.
-    pub fn create_vlan(&mut self, name: &str, lower: IfIndex, vid: u16, mtu: u32) -> Result<()> {
-        const IFLA_VLAN_ID: u16 = 1;
-        let request = new_link(true, |m| {
-            m.string(IFLA_IFNAME, name);
-            m.u32(IFLA_LINK, lower.0);
-            m.u32(IFLA_MTU, mtu);
-            m.nest(IFLA_LINKINFO, |m| {
-                m.string(IFLA_INFO_KIND, "vlan");
-                m.nest(IFLA_INFO_DATA, |m| m.u16(IFLA_VLAN_ID, vid));
-            });
-        });
-        self.execute(request, || format!("create VLAN device {name:?}"))
-    }
-
     /// The link with this name, or `None`.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>> {
         if name.len() > NAME_MAX {

@@ -9,9 +9,7 @@ const RTM_SETLINK: u16 = 19;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_EXT_MASK: u16 = 29;
 // include/uapi/linux/if_bridge.h
-const IFLA_BRIDGE_FLAGS: u16 = 0;
 const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
-const BRIDGE_FLAGS_SELF: u16 = 2;
 const BRIDGE_VLAN_INFO_PVID: u16 = 1 << 1;
 const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 1 << 2;
 const RTEXT_FILTER_BRVLAN: u32 = 1 << 1;
@@ -20,21 +18,14 @@ impl RouteSocket {
     /// Lets a bridge port take part in a VLAN. `untagged` makes it the port's own (`pvid`).
     pub fn add_port_vlan(&mut self, port: IfIndex, vid: u16, untagged: bool) -> Result<()> {
         let flags = if untagged { BRIDGE_VLAN_INFO_PVID | BRIDGE_VLAN_INFO_UNTAGGED } else { 0 };
-        self.execute(vlan_request(RTM_SETLINK, port, vid, flags, false), || {
+        self.execute(vlan_request(RTM_SETLINK, port, vid, flags), || {
             format!("add VLAN {vid} to bridge port {port}")
-        })
-    }
-
-    /// Lets the bridge device itself take part in a VLAN, tagged.
-    pub fn add_bridge_vlan(&mut self, bridge: IfIndex, vid: u16) -> Result<()> {
-        self.execute(vlan_request(RTM_SETLINK, bridge, vid, 0, true), || {
-            format!("add VLAN {vid} to bridge {bridge}")
         })
     }
 
     /// Takes a bridge port out of a VLAN.
     pub fn delete_port_vlan(&mut self, port: IfIndex, vid: u16) -> Result<()> {
-        self.execute(vlan_request(RTM_DELLINK, port, vid, 0, false), || {
+        self.execute(vlan_request(RTM_DELLINK, port, vid, 0), || {
             format!("remove VLAN {vid} from bridge port {port}")
         })
     }
@@ -56,7 +47,7 @@ impl RouteSocket {
     }
 }
 
-fn vlan_request(kind: u16, port: IfIndex, vid: u16, flags: u16, on_bridge: bool) -> Writer {
+fn vlan_request(kind: u16, port: IfIndex, vid: u16, flags: u16) -> Writer {
     let mut info = [0u8; 4]; // struct bridge_vlan_info
     info[..2].copy_from_slice(&flags.to_ne_bytes());
     info[2..].copy_from_slice(&vid.to_ne_bytes());
@@ -64,9 +55,6 @@ fn vlan_request(kind: u16, port: IfIndex, vid: u16, flags: u16, on_bridge: bool)
     request.message(kind, 0, |m| {
         ifinfo(m, libc::AF_BRIDGE, port.0, 0, 0);
         m.nest(IFLA_AF_SPEC, |m| {
-            if on_bridge {
-                m.u16(IFLA_BRIDGE_FLAGS, BRIDGE_FLAGS_SELF);
-            }
             m.attr(IFLA_BRIDGE_VLAN_INFO, &info);
         });
     });
