@@ -16,7 +16,6 @@ use crate::config::{Config, Mode};
 use crate::daemon::PodReport;
 use crate::error::{Failures, Result};
 use crate::link::{self, bridge, pod, routed, uplink};
-use crate::netfilter;
 use crate::result::{AddResult, Interface};
 
 pub(super) fn add(request: &Request) -> Result<Value> {

@@ -14,10 +14,10 @@ pub(super) fn add(request: &Request, previous: &Value) -> Result<Value> {
     let container = network::open_namespace(request)?;
     let pod = Chained::find(request, previous, &container)?;
     let attached = pod.attach(request);
-    if attached.is_err() {
-        if let Err(error) = remove_kernel_state(&request.owner()) {
-            eprintln!("viaduct: while undoing a failed ADD: {error}");
-        }
+    if attached.is_err()
+        && let Err(error) = remove_kernel_state(&request.owner())
+    {
+        eprintln!("viaduct: while undoing a failed ADD: {error}");
     }
     attached.map(|()| previous.clone())
 }
