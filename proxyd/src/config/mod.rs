@@ -1,0 +1,1 @@
+//! Settings: flags and KubeProxyConfiguration files, merged and validated once.

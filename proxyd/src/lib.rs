@@ -1,0 +1,6 @@
+//! The node daemon.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod server;

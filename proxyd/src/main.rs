@@ -1,0 +1,5 @@
+//! `proxyd`.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the daemon answers over HTTP, and the two small user-space servers.
