@@ -104,6 +104,10 @@ impl Writer {
         self.attr(kind, &value.to_be_bytes());
     }
 
+    pub(crate) fn be64(&mut self, kind: u16, value: u64) {
+        self.attr(kind, &value.to_be_bytes());
+    }
+
     /// A string with its closing NUL.
     pub(crate) fn string(&mut self, kind: u16, value: &str) {
         self.bytes.extend(((value.len() + 1 + ATTRIBUTE_HEADER_LEN) as u16).to_ne_bytes());
@@ -141,6 +145,16 @@ impl Writer {
         self.bytes[start..start + 2].copy_from_slice(&(length as u16).to_ne_bytes());
     }
 
+    /// Makes the last message and the last attribute in it longer by what `body` writes: both begin
+    /// where the caller remembers and end where the buffer ends.
+    pub(crate) fn extend(&mut self, message: usize, nest: usize, body: impl FnOnce(&mut Writer)) {
+        body(self);
+        let length = (self.bytes.len() - nest) as u16;
+        self.bytes[nest..nest + 2].copy_from_slice(&length.to_ne_bytes());
+        let length = (self.bytes.len() - message) as u32;
+        self.bytes[message..message + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+
     /// Bytes written so far.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
@@ -161,6 +175,8 @@ pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The socket that asked for what is told; 0 is the kernel.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -175,6 +191,7 @@ pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>
             kind: read_u16(datagram, 4)?,
             flags: read_u16(datagram, 6)?,
             sequence: read_u32(datagram, 8)?,
+            port: read_u32(datagram, 12)?,
             payload: &datagram[HEADER_LEN..length],
         };
         datagram = datagram.get(aligned(length)..).unwrap_or_default();
@@ -219,6 +236,10 @@ pub(crate) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 
 pub(crate) fn read_be32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+pub(crate) fn read_be64(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
 pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -75,6 +75,29 @@ impl Socket {
             .map_err(|errno| Error::new("send to the kernel", errno))
     }
 
+    /// The socket's own address, which the kernel chose.
+    pub(crate) fn port(&self) -> Result<u32> {
+        let address = rustix::net::getsockname(&self.fd)
+            .map_err(|errno| Error::new("read the address of a netlink socket", errno))?;
+        SocketAddrNetlink::try_from(address)
+            .map(|address| address.pid())
+            .map_err(|errno| Error::new("read the address of a netlink socket", errno))
+    }
+
+    /// Joins a multicast group, with room for `buffer` bytes of unread messages.
+    pub(crate) fn join(&self, group: u32, buffer: usize) -> Result<()> {
+        let failed = |errno| Error::new(format!("join netlink group {group}"), errno);
+        let wanted = i32::try_from(buffer).unwrap_or(i32::MAX);
+        set_option(&self.fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).map_err(failed)?;
+        set_option(&self.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as i32)
+            .map_err(failed)
+    }
+
+    /// Waits for a datagram of a multicast group. `ENOBUFS` if some were lost.
+    pub(crate) fn wait(&mut self, mut each: impl FnMut(Received<'_>)) -> Result<()> {
+        self.receive(&mut each)
+    }
+
     /// Lets one send hold `bytes`, whatever the system's limit is (`SO_SNDBUFFORCE`).
     pub(crate) fn reserve_send_buffer(&self, bytes: usize) -> Result<()> {
         let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);

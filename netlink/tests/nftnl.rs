@@ -173,7 +173,7 @@ fn sets_maps_and_ranges_over_concatenations() {
     use Attribute::{Bytes, Number};
     let (ip, service) = (DataType::Ipv4Addr, DataType::InetService);
     let mut transaction = Transaction::default();
-    let plain = |name, key| Set { name, key, data: None, interval: false };
+    let plain = |name, key| Set::new(name, key);
     transaction.add_set(TABLE, &plain("devices", &[DataType::IfName]));
     let value = Some(SetData::Value(&[ip, service]));
     let key = &[ip, DataType::InetProto, service];

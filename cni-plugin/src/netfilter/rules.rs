@@ -103,7 +103,7 @@ const DADDR: [Payload; 2] = [Payload::IP_DADDR, Payload::IP6_DADDR];
 
 /// Masquerade and host ports.
 pub(crate) fn host() -> Ruleset {
-    let set = |name, key| Set { name, key, data: None, interval: false };
+    let set = |name, key| Set::new(name, key);
     let mut sets =
         vec![set(DEVICES, &[DataType::IfName]), set(LOOPS, &[DataType::IfName, DataType::IfName])];
     for family in [0, 1] {
@@ -335,7 +335,7 @@ fn masquerade(family: usize) -> Rule {
 /// The check of source MAC addresses.
 pub(crate) fn bridge() -> Ruleset {
     let pair: &[DataType] = &[DataType::IfName, DataType::EtherAddr];
-    let set = |name, key| Set { name, key, data: None, interval: false };
+    let set = |name, key| Set::new(name, key);
     Ruleset {
         table: BRIDGE_TABLE,
         sets: vec![set(CHECKED, &[DataType::IfName]), set(ALLOWED, pair)],

@@ -3,7 +3,7 @@
 //! A rule loads packet fields into registers, compares or looks them up, and acts. Registers are
 //! counted in units of four bytes: slot 0 to 15.
 
-use crate::message::Writer;
+use crate::message::{Writer, attribute, read_be32};
 
 // include/uapi/linux/netfilter/nf_tables.h
 const NFTA_LIST_ELEM: u16 = 1;
@@ -43,27 +43,85 @@ pub enum Verdict {
     Return,
 }
 
+/// A [`Verdict`], borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VerdictRef<'a> {
+    /// It goes on to the next base chain.
+    Accept,
+    /// It is gone.
+    Drop,
+    /// It goes on in a chain and comes back.
+    Jump(&'a str),
+    /// It goes on in a chain and does not come back here.
+    Goto(&'a str),
+    /// Back to the calling chain.
+    Return,
+}
+
 impl Verdict {
-    /// (`NFTA_VERDICT_CODE`, chain): `NF_*`, `NFT_JUMP`, `NFT_GOTO`, `NFT_RETURN`.
-    fn parts(&self) -> (u32, Option<&str>) {
+    /// The same, borrowed.
+    pub fn borrow(&self) -> VerdictRef<'_> {
         match self {
-            Verdict::Drop => (0, None),
-            Verdict::Accept => (1, None),
-            Verdict::Jump(chain) => (-3i32 as u32, Some(chain)),
-            Verdict::Goto(chain) => (-4i32 as u32, Some(chain)),
-            Verdict::Return => (-5i32 as u32, None),
+            Verdict::Accept => VerdictRef::Accept,
+            Verdict::Drop => VerdictRef::Drop,
+            Verdict::Jump(chain) => VerdictRef::Jump(chain),
+            Verdict::Goto(chain) => VerdictRef::Goto(chain),
+            Verdict::Return => VerdictRef::Return,
         }
     }
 }
 
-pub(super) fn write_verdict(m: &mut Writer, verdict: &Verdict) {
-    let (code, chain) = verdict.parts();
+impl VerdictRef<'_> {
+    /// A copy that lives on its own.
+    pub fn to_owned(&self) -> Verdict {
+        match *self {
+            VerdictRef::Accept => Verdict::Accept,
+            VerdictRef::Drop => Verdict::Drop,
+            VerdictRef::Jump(chain) => Verdict::Jump(chain.to_owned()),
+            VerdictRef::Goto(chain) => Verdict::Goto(chain.to_owned()),
+            VerdictRef::Return => Verdict::Return,
+        }
+    }
+}
+
+// `NF_*`, `NFT_JUMP`, `NFT_GOTO`, `NFT_RETURN`.
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+const NFT_JUMP: u32 = -3i32 as u32;
+const NFT_GOTO: u32 = -4i32 as u32;
+const NFT_RETURN: u32 = -5i32 as u32;
+
+pub(super) fn write_verdict(m: &mut Writer, verdict: VerdictRef<'_>) {
+    let (code, chain) = match verdict {
+        VerdictRef::Drop => (NF_DROP, None),
+        VerdictRef::Accept => (NF_ACCEPT, None),
+        VerdictRef::Jump(chain) => (NFT_JUMP, Some(chain)),
+        VerdictRef::Goto(chain) => (NFT_GOTO, Some(chain)),
+        VerdictRef::Return => (NFT_RETURN, None),
+    };
     m.nest(NFTA_DATA_VERDICT, |m| {
         m.be32(NFTA_VERDICT_CODE, code);
         if let Some(chain) = chain {
             m.string(NFTA_VERDICT_CHAIN, chain);
         }
     });
+}
+
+/// The verdict in an element's data.
+pub(super) fn read_verdict(data: &[u8]) -> Option<VerdictRef<'_>> {
+    let verdict = attribute(data, NFTA_DATA_VERDICT)?;
+    let chain = || {
+        let name = attribute(verdict, NFTA_VERDICT_CHAIN)?;
+        std::str::from_utf8(name.strip_suffix(&[0]).unwrap_or(name)).ok()
+    };
+    Some(match attribute(verdict, NFTA_VERDICT_CODE).and_then(read_be32)? {
+        NF_DROP => VerdictRef::Drop,
+        NF_ACCEPT => VerdictRef::Accept,
+        NFT_JUMP => VerdictRef::Jump(chain()?),
+        NFT_GOTO => VerdictRef::Goto(chain()?),
+        NFT_RETURN => VerdictRef::Return,
+        _ => return None,
+    })
 }
 
 pub(super) fn write_value(m: &mut Writer, kind: u16, value: &[u8]) {
@@ -99,6 +157,8 @@ impl Payload {
 /// A packet's property that is in none of its headers (`enum nft_meta_keys`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Meta {
+    /// Packet priority, which Viaduct uses as scratch space for the first packet of a connection.
+    Priority = 2,
     /// Packet mark.
     Mark = 3,
     /// Name of the interface it came in by.
@@ -114,8 +174,32 @@ pub enum Meta {
 /// A property of the packet's connection (`enum nft_ct_keys`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ct {
+    /// `NF_CT_STATE_*` bits.
+    State = 0,
     /// `IPS_*` bits.
     Status = 2,
+    /// IPv4 destination; only of one direction ([`Expression::LoadCtOriginal`]).
+    DestinationIp = 20,
+    /// IPv6 destination; likewise.
+    DestinationIp6 = 22,
+}
+
+/// What a rule does to a dynamic set or map (`enum nft_dynset_ops`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DynsetOperation {
+    /// Adds an element, or refreshes the timer of the one that is there; its data stays.
+    Update = 1,
+    /// Deletes an element, if it is there.
+    Delete = 2,
+}
+
+/// How a packet is refused (`enum nft_reject_types`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RejectWith {
+    /// ICMP or ICMPv6 destination unreachable with this code.
+    IcmpUnreachable(u8),
+    /// A TCP reset.
+    TcpReset,
 }
 
 /// `enum nft_cmp_ops`.
@@ -147,8 +231,21 @@ pub enum Expression {
     StoreMeta(Meta, Register),
     /// Loads a connection property.
     LoadCt(Ct, Register),
+    /// Loads a connection property of the original direction (`ct original …`).
+    LoadCtOriginal(Ct, Register),
+    /// Loads a constant.
+    LoadValue(Vec<u8>, Register),
+    /// Loads a random number below the modulus (`numgen random mod N`).
+    LoadRandom {
+        /// One more than the largest number.
+        modulus: u32,
+        /// Where it goes, in the host's byte order.
+        to: Register,
+    },
     /// Loads the type of the destination address as routing sees it (`fib daddr type`).
     LoadDestinationType(Register),
+    /// Loads the type of the source address as routing sees it (`fib saddr type`).
+    LoadSourceType(Register),
     /// Ends the rule unless the comparison holds.
     Compare(Compare, Register, Vec<u8>),
     /// `register = (register & mask) ^ xor`.
@@ -201,6 +298,21 @@ pub enum Expression {
     /// Changes the source to the outgoing interface's address, with a port drawn at random
     /// (`NF_NAT_RANGE_PROTO_RANDOM_FULLY`), which avoids that two flows race for one port.
     Masquerade,
+    /// Changes a dynamic set or map from the packet path.
+    Dynset {
+        /// The set or map.
+        set: String,
+        /// What is done.
+        operation: DynsetOperation,
+        /// First register of the key.
+        key: Register,
+        /// First register of a map's data; the kernel wants it for deletions too.
+        data: Option<Register>,
+        /// Life of an element in milliseconds; 0 is the set's own.
+        timeout_ms: u64,
+    },
+    /// Refuses the packet with an answer to its sender.
+    Reject(RejectWith),
     /// Counts packets and bytes.
     Counter,
 }
@@ -217,10 +329,27 @@ const NFTA_META_KEY: u16 = 2;
 const NFTA_META_SREG: u16 = 3;
 const NFTA_CT_DREG: u16 = 1;
 const NFTA_CT_KEY: u16 = 2;
+const NFTA_CT_DIRECTION: u16 = 3;
+const IP_CT_DIR_ORIGINAL: u8 = 0;
+const NFTA_NG_DREG: u16 = 1;
+const NFTA_NG_MODULUS: u16 = 2;
+const NFTA_NG_TYPE: u16 = 3;
+const NFTA_NG_OFFSET: u16 = 4;
+const NFT_NG_RANDOM: u32 = 1;
+const NFTA_DYNSET_SET_NAME: u16 = 1;
+const NFTA_DYNSET_OP: u16 = 3;
+const NFTA_DYNSET_SREG_KEY: u16 = 4;
+const NFTA_DYNSET_SREG_DATA: u16 = 5;
+const NFTA_DYNSET_TIMEOUT: u16 = 6;
+const NFTA_REJECT_TYPE: u16 = 1;
+const NFTA_REJECT_ICMP_CODE: u16 = 2;
+const NFT_REJECT_ICMP_UNREACH: u32 = 0;
+const NFT_REJECT_TCP_RST: u32 = 1;
 const NFTA_FIB_DREG: u16 = 1;
 const NFTA_FIB_RESULT: u16 = 2;
 const NFTA_FIB_FLAGS: u16 = 3;
 const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+const NFTA_FIB_F_SADDR: u32 = 1 << 0;
 const NFTA_FIB_F_DADDR: u32 = 1 << 1;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
@@ -247,16 +376,19 @@ impl Expression {
         match self {
             Expression::LoadPayload(..) => "payload",
             Expression::LoadMeta(..) | Expression::StoreMeta(..) => "meta",
-            Expression::LoadCt(..) => "ct",
-            Expression::LoadDestinationType(_) => "fib",
+            Expression::LoadCt(..) | Expression::LoadCtOriginal(..) => "ct",
+            Expression::LoadRandom { .. } => "numgen",
+            Expression::LoadDestinationType(_) | Expression::LoadSourceType(_) => "fib",
             Expression::Compare(..) => "cmp",
             Expression::Bitwise { .. } => "bitwise",
             Expression::LookupSet { .. }
             | Expression::LookupMap { .. }
             | Expression::LookupVerdict { .. } => "lookup",
-            Expression::Verdict(_) => "immediate",
+            Expression::Verdict(_) | Expression::LoadValue(..) => "immediate",
             Expression::Nat { .. } => "nat",
             Expression::Masquerade => "masq",
+            Expression::Dynset { .. } => "dynset",
+            Expression::Reject(_) => "reject",
             Expression::Counter => "counter",
         }
     }
@@ -288,11 +420,23 @@ impl Expression {
                 m.be32(NFTA_CT_KEY, *key as u32);
                 m.be32(NFTA_CT_DREG, to.number());
             }
-            Expression::LoadDestinationType(to) => {
-                m.be32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
-                m.be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
-                m.be32(NFTA_FIB_DREG, to.number());
+            Expression::LoadCtOriginal(key, to) => {
+                m.be32(NFTA_CT_KEY, *key as u32);
+                m.be32(NFTA_CT_DREG, to.number());
+                m.u8(NFTA_CT_DIRECTION, IP_CT_DIR_ORIGINAL);
             }
+            Expression::LoadValue(value, to) => {
+                m.be32(NFTA_IMMEDIATE_DREG, to.number());
+                write_value(m, NFTA_IMMEDIATE_DATA, value);
+            }
+            Expression::LoadRandom { modulus, to } => {
+                m.be32(NFTA_NG_DREG, to.number());
+                m.be32(NFTA_NG_MODULUS, *modulus);
+                m.be32(NFTA_NG_TYPE, NFT_NG_RANDOM);
+                m.be32(NFTA_NG_OFFSET, 0);
+            }
+            Expression::LoadDestinationType(to) => write_fib(m, NFTA_FIB_F_DADDR, *to),
+            Expression::LoadSourceType(to) => write_fib(m, NFTA_FIB_F_SADDR, *to),
             Expression::Compare(operation, register, value) => {
                 m.be32(NFTA_CMP_SREG, register.number());
                 m.be32(NFTA_CMP_OP, *operation as u32);
@@ -324,7 +468,7 @@ impl Expression {
             }
             Expression::Verdict(verdict) => {
                 m.be32(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
-                m.nest(NFTA_IMMEDIATE_DATA, |m| write_verdict(m, verdict));
+                m.nest(NFTA_IMMEDIATE_DATA, |m| write_verdict(m, verdict.borrow()));
             }
             Expression::Nat { kind, family, address, port } => {
                 m.be32(NFTA_NAT_TYPE, *kind as u32);
@@ -333,7 +477,31 @@ impl Expression {
                 m.be32(NFTA_NAT_REG_PROTO_MIN, port.number());
             }
             Expression::Masquerade => m.be32(NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY),
+            Expression::Dynset { set, operation, key, data, timeout_ms } => {
+                m.be32(NFTA_DYNSET_SREG_KEY, key.number());
+                if let Some(data) = data {
+                    m.be32(NFTA_DYNSET_SREG_DATA, data.number());
+                }
+                m.be32(NFTA_DYNSET_OP, *operation as u32);
+                if *timeout_ms != 0 {
+                    m.be64(NFTA_DYNSET_TIMEOUT, *timeout_ms);
+                }
+                m.string(NFTA_DYNSET_SET_NAME, set);
+            }
+            Expression::Reject(RejectWith::IcmpUnreachable(code)) => {
+                m.be32(NFTA_REJECT_TYPE, NFT_REJECT_ICMP_UNREACH);
+                m.u8(NFTA_REJECT_ICMP_CODE, *code);
+            }
+            Expression::Reject(RejectWith::TcpReset) => {
+                m.be32(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST);
+            }
             Expression::Counter => {}
         }
     }
+}
+
+fn write_fib(m: &mut Writer, flags: u32, to: Register) {
+    m.be32(NFTA_FIB_FLAGS, flags);
+    m.be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+    m.be32(NFTA_FIB_DREG, to.number());
 }

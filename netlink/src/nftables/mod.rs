@@ -5,13 +5,19 @@
 //! What is written is what `nft` can list: set types carry its type numbers, comments its user data.
 
 mod expression;
+mod monitor;
 mod object;
 mod read;
 mod transaction;
 
-pub use expression::{Compare, Ct, Expression, Meta, NatKind, Payload, Register, Verdict};
+pub use expression::{
+    Compare, Ct, DynsetOperation, Expression, Meta, NatKind, Payload, Register, RejectWith,
+    Verdict, VerdictRef,
+};
+pub use monitor::{NftEvent, NftMonitor};
 pub use object::{
-    Chain, DataType, Element, ElementData, Hook, Key, Set, SetData, Table, TableFamily,
+    Chain, DataType, Element, ElementData, ElementDataRef, ElementRef, Hook, Key, Set, SetData,
+    Table, TableFamily,
 };
 pub use read::RuleTag;
-pub use transaction::{Generation, NftSocket, Transaction};
+pub use transaction::{ElementChange, Generation, NftSocket, Transaction};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::expression::Verdict;
+use super::expression::{Verdict, VerdictRef};
 use crate::MacAddress;
 
 /// The packets a table sees.
@@ -159,6 +159,42 @@ pub struct Set<'a> {
     pub data: Option<SetData<'a>>,
     /// Whether elements are ranges.
     pub interval: bool,
+    /// Whether the packet path adds elements, which then expire: at most so many.
+    pub dynamic: Option<u32>,
+    /// Whether each element counts the packets that found it.
+    pub counters: bool,
+}
+
+impl<'a> Set<'a> {
+    /// A plain set of single values.
+    pub const fn new(name: &'a str, key: &'a [DataType]) -> Set<'a> {
+        Set { name, key, data: None, interval: false, dynamic: None, counters: false }
+    }
+
+    /// A map to values of these fields.
+    pub const fn map(self, data: &'a [DataType]) -> Set<'a> {
+        Set { data: Some(SetData::Value(data)), ..self }
+    }
+
+    /// A map to verdicts.
+    pub const fn verdict_map(self) -> Set<'a> {
+        Set { data: Some(SetData::Verdict), ..self }
+    }
+
+    /// With ranges as elements.
+    pub const fn ranges(self) -> Set<'a> {
+        Set { interval: true, ..self }
+    }
+
+    /// With elements that the packet path adds, at most `size`, each with a life of its own.
+    pub const fn dynamic(self, size: u32) -> Set<'a> {
+        Set { dynamic: Some(size), ..self }
+    }
+
+    /// With a counter in each element.
+    pub const fn counted(self) -> Set<'a> {
+        Set { counters: true, ..self }
+    }
 }
 
 /// The data of a map's element.
@@ -168,6 +204,69 @@ pub enum ElementData {
     Value(Vec<u8>),
     /// Where the packet goes on.
     Verdict(Verdict),
+}
+
+/// The data of a map's element, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElementDataRef<'a> {
+    /// Fields, padded as in registers.
+    Value(&'a [u8]),
+    /// Where the packet goes on.
+    Verdict(VerdictRef<'a>),
+}
+
+/// An element without copies, for sets of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ElementRef<'a> {
+    /// The key's fields, padded as in registers.
+    pub key: &'a [u8],
+    /// The last of a range, in a set of ranges over concatenations.
+    pub key_end: Option<&'a [u8]>,
+    /// In a set of ranges over a single field: the range ends before this key.
+    pub interval_end: bool,
+    /// A map's data.
+    pub data: Option<ElementDataRef<'a>>,
+    /// What `nft` shows as comment.
+    pub comment: Option<&'a str>,
+    /// Packets that found it, in a set with counters; for reading only.
+    pub packets: u64,
+}
+
+impl<'a> ElementRef<'a> {
+    /// An element with a key alone.
+    pub fn new(key: &'a [u8]) -> ElementRef<'a> {
+        ElementRef {
+            key,
+            key_end: None,
+            interval_end: false,
+            data: None,
+            comment: None,
+            packets: 0,
+        }
+    }
+
+    /// A copy that lives on its own.
+    pub fn to_owned(&self) -> Element {
+        Element {
+            key: self.key.to_vec(),
+            key_end: self.key_end.map(<[u8]>::to_vec),
+            data: self.data.map(|data| match data {
+                ElementDataRef::Value(value) => ElementData::Value(value.to_vec()),
+                ElementDataRef::Verdict(verdict) => ElementData::Verdict(verdict.to_owned()),
+            }),
+            comment: self.comment.map(str::to_owned),
+        }
+    }
+
+    /// With a value.
+    pub fn value(self, value: &'a [u8]) -> ElementRef<'a> {
+        ElementRef { data: Some(ElementDataRef::Value(value)), ..self }
+    }
+
+    /// With a verdict.
+    pub fn verdict(self, verdict: VerdictRef<'a>) -> ElementRef<'a> {
+        ElementRef { data: Some(ElementDataRef::Verdict(verdict)), ..self }
+    }
 }
 
 /// An element of a set or map.
@@ -184,6 +283,21 @@ pub struct Element {
 }
 
 impl Element {
+    /// The same, borrowed.
+    pub fn borrow(&self) -> ElementRef<'_> {
+        ElementRef {
+            key: &self.key,
+            key_end: self.key_end.as_deref(),
+            interval_end: false,
+            data: self.data.as_ref().map(|data| match data {
+                ElementData::Value(value) => ElementDataRef::Value(value),
+                ElementData::Verdict(verdict) => ElementDataRef::Verdict(verdict.borrow()),
+            }),
+            comment: self.comment.as_deref(),
+            packets: 0,
+        }
+    }
+
     /// An element with a key alone.
     pub fn new(key: Key) -> Element {
         Element { key: key.0, key_end: None, data: None, comment: None }
@@ -251,6 +365,11 @@ impl Key {
     /// A port.
     pub fn port(self, port: u16) -> Key {
         self.field(&port.to_be_bytes())
+    }
+
+    /// A number in the host's byte order: a mark, a random number.
+    pub fn mark(self, number: u32) -> Key {
+        self.field(&number.to_ne_bytes())
     }
 
     /// An interface name.

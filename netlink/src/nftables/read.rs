@@ -2,13 +2,16 @@
 
 use rustix::io::Errno;
 
-use super::object::{Element, ElementData, Table};
+use super::expression::read_verdict;
+use super::object::{Element, ElementDataRef, ElementRef, Table};
 use super::transaction::{
     NFGENMSG_LEN, NFTA_SET_ELEM_LIST_ELEMENTS, NftSocket, UDATA_COMMENT, nfgenmsg, nft,
     write_element,
 };
 use crate::error::{Error, Result};
-use crate::message::{NLM_F_DUMP, Writer, attribute, attributes, attributes_after, read_string};
+use crate::message::{
+    NLM_F_DUMP, Writer, attribute, attributes, attributes_after, read_be32, read_be64, read_string,
+};
 
 // include/uapi/linux/netfilter/nf_tables.h
 const NFT_MSG_GETRULE: u16 = 7;
@@ -22,6 +25,20 @@ const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_COUNTER_PACKETS: u16 = 2;
+const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_GETSET: u16 = 10;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_USERDATA: u16 = 6;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
 const NFTA_DATA_VALUE: u16 = 1;
 /// A table that is resized is so once or twice in a row.
 const READINGS: usize = 20;
@@ -62,6 +79,90 @@ impl NftSocket {
                 error.during(format!("list the rules of nftables table {:?}", table.name))
             });
         crate::error::found(rules)
+    }
+
+    /// Whether the table is there, and its comment (empty if it has none).
+    pub fn table_comment(&mut self, table: Table<'_>) -> Result<Option<String>> {
+        let mut request = Writer::default();
+        request.message(nft(NFT_MSG_GETTABLE), 0, |m| {
+            nfgenmsg(m, table.family.number(), 0);
+            m.string(NFTA_TABLE_NAME, table.name);
+        });
+        let answer = self.socket.get(request, |payload| {
+            let data = attributes_after(payload, NFGENMSG_LEN)
+                .find(|(kind, _)| *kind == NFTA_TABLE_USERDATA);
+            Some(data.and_then(|(_, bytes)| comment(bytes)).unwrap_or_default())
+        });
+        crate::error::found(
+            answer.map_err(|error| error.during(format!("read nftables table {:?}", table.name))),
+        )
+    }
+
+    /// The names of the chains of a table.
+    pub fn chains(&mut self, table: Table<'_>) -> Result<Vec<String>> {
+        self.names(table, NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME)
+    }
+
+    /// The names of the sets and maps of a table.
+    pub fn sets(&mut self, table: Table<'_>) -> Result<Vec<String>> {
+        self.names(table, NFT_MSG_GETSET, NFTA_SET_TABLE, NFTA_SET_NAME)
+    }
+
+    fn names(
+        &mut self,
+        table: Table<'_>,
+        message: u16,
+        table_attribute: u16,
+        name_attribute: u16,
+    ) -> Result<Vec<String>> {
+        let mut request = Writer::default();
+        request.message(nft(message), NLM_F_DUMP, |m| {
+            nfgenmsg(m, table.family.number(), 0);
+            m.string(table_attribute, table.name);
+        });
+        let names = self.socket.dump(request, |payload| {
+            let text = |wanted| {
+                let found = attributes_after(payload, NFGENMSG_LEN).find(|(k, _)| *k == wanted);
+                found.map(|(_, value)| read_string(value))
+            };
+            (text(table_attribute)? == table.name).then(|| text(name_attribute)).flatten()
+        });
+        let what = format!("list nftables table {:?}", table.name);
+        Ok(crate::error::found(names.map_err(|error| error.during(what)))?.unwrap_or_default())
+    }
+
+    /// What `parse` makes of each element of a set, ordered; `None` if there is no such set. For sets
+    /// of many elements: nothing is copied but what `parse` keeps. See [`NftSocket::elements`].
+    pub fn parse_elements<T: Ord>(
+        &mut self,
+        table: Table<'_>,
+        set: &str,
+        mut parse: impl FnMut(ElementRef<'_>) -> Option<T>,
+    ) -> Result<Option<Vec<T>>> {
+        let mut before: Option<Vec<T>> = None;
+        for _ in 0..READINGS {
+            let mut request = Writer::default();
+            request.message(nft(NFT_MSG_GETSETELEM), NLM_F_DUMP, |m| set_header(m, table, set));
+            let lists = self.socket.dump(request, |payload| {
+                Some(elements_of(payload).filter_map(&mut parse).collect::<Vec<T>>())
+            });
+            let what = || format!("list set {set:?} of nftables table {:?}", table.name);
+            let lists = lists.map_err(|error| error.during(what()));
+            let Some(lists) = crate::error::found(lists)? else { return Ok(None) };
+            let datagrams = lists.len();
+            let mut elements: Vec<T> = lists.into_iter().flatten().collect();
+            elements.sort_unstable();
+            elements.dedup();
+            if datagrams <= 1 || before.as_ref() == Some(&elements) {
+                return Ok(Some(elements));
+            }
+            before = Some(elements);
+        }
+        Err(Error {
+            operation: format!("list set {set:?} of nftables table {:?}", table.name),
+            errno: Errno::INTR,
+            detail: Some(format!("no two of {READINGS} readings agree")),
+        })
     }
 
     /// The elements of a set or map, ordered by key; `None` if there is no such set.
@@ -116,7 +217,7 @@ impl NftSocket {
         let mut request = Writer::default();
         request.message(nft(NFT_MSG_GETSETELEM), 0, |m| {
             set_header(m, table, set);
-            m.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |m| write_element(m, key, false));
+            m.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |m| write_element(m, key.borrow(), false));
         });
         let answer = self
             .socket
@@ -134,23 +235,36 @@ fn set_header(m: &mut Writer, table: Table<'_>, set: &str) {
     m.string(NFTA_SET_ELEM_LIST_SET, set);
 }
 
-fn parse_elements(payload: &[u8]) -> Vec<Element> {
+fn elements_of(payload: &[u8]) -> impl Iterator<Item = ElementRef<'_>> {
     attributes_after(payload, NFGENMSG_LEN)
         .filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS)
         .flat_map(|(_, list)| attributes(list))
         .filter_map(|(_, element)| parse_element(element))
-        .collect()
 }
 
-fn parse_element(bytes: &[u8]) -> Option<Element> {
-    let value = |outer: &[u8]| attribute(outer, NFTA_DATA_VALUE).map(<[u8]>::to_vec);
-    let mut element = Element { key: Vec::new(), key_end: None, data: None, comment: None };
+fn parse_elements(payload: &[u8]) -> Vec<Element> {
+    elements_of(payload).map(|element| element.to_owned()).collect()
+}
+
+fn parse_element(bytes: &[u8]) -> Option<ElementRef<'_>> {
+    let mut element = ElementRef::new(&[]);
     for (kind, bytes) in attributes(bytes) {
         match kind {
-            NFTA_SET_ELEM_KEY => element.key = value(bytes)?,
-            NFTA_SET_ELEM_KEY_END => element.key_end = value(bytes),
-            NFTA_SET_ELEM_DATA => element.data = value(bytes).map(ElementData::Value),
-            NFTA_SET_ELEM_USERDATA => element.comment = comment(bytes),
+            NFTA_SET_ELEM_KEY => element.key = attribute(bytes, NFTA_DATA_VALUE)?,
+            NFTA_SET_ELEM_KEY_END => element.key_end = attribute(bytes, NFTA_DATA_VALUE),
+            NFTA_SET_ELEM_FLAGS => {
+                element.interval_end = read_be32(bytes)? & NFT_SET_ELEM_INTERVAL_END != 0;
+            }
+            NFTA_SET_ELEM_DATA => {
+                let value = attribute(bytes, NFTA_DATA_VALUE).map(ElementDataRef::Value);
+                element.data = value.or_else(|| read_verdict(bytes).map(ElementDataRef::Verdict));
+            }
+            NFTA_SET_ELEM_USERDATA => element.comment = comment_ref(bytes),
+            NFTA_SET_ELEM_EXPR => {
+                let packets = attribute(bytes, NFTA_EXPR_DATA)
+                    .and_then(|data| attribute(data, NFTA_COUNTER_PACKETS));
+                element.packets = packets.and_then(read_be64).unwrap_or(0);
+            }
             _ => {}
         }
     }
@@ -158,11 +272,15 @@ fn parse_element(bytes: &[u8]) -> Option<Element> {
 }
 
 /// The comment in libnftnl's user data.
-fn comment(mut bytes: &[u8]) -> Option<String> {
+fn comment(bytes: &[u8]) -> Option<String> {
+    comment_ref(bytes).map(str::to_owned)
+}
+
+fn comment_ref(mut bytes: &[u8]) -> Option<&str> {
     while let [kind, length, rest @ ..] = bytes {
         let value = rest.get(..usize::from(*length))?;
         if *kind == UDATA_COMMENT {
-            return Some(read_string(value));
+            return std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok();
         }
         bytes = &rest[usize::from(*length)..];
     }

@@ -6,7 +6,9 @@
 use rustix::io::Errno;
 
 use super::expression::{Expression, write_value, write_verdict};
-use super::object::{Chain, DataType, Element, ElementData, Set, SetData, Table};
+use super::object::{
+    Chain, DataType, Element, ElementDataRef, ElementRef, Set, SetData, Table, TableFamily,
+};
 use crate::error::{Error, Result};
 use crate::message::{
     ATTRIBUTE_MAX, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Writer, attribute, read_be32,
@@ -64,6 +66,16 @@ const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_GEN_ID: u16 = 1;
 const NFT_SET_INTERVAL: u32 = 0x4;
 const NFT_SET_MAP: u32 = 0x8;
+const NFT_SET_TIMEOUT: u32 = 0x10;
+const NFT_SET_EVAL: u32 = 0x20;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
+const NFTA_SET_EXPR: u16 = 17;
+const NFTA_SET_DESC_SIZE: u16 = 1;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_TABLE_USERDATA: u16 = 6;
+const NFT_MSG_DELCHAIN: u16 = 5;
+const NFT_MSG_DELSET: u16 = 11;
 const NFT_SET_CONCAT: u32 = 0x80;
 /// The data type number of verdicts.
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
@@ -117,6 +129,11 @@ impl NftSocket {
                 read_be32(attribute(payload.get(NFGENMSG_LEN..)?, NFTA_GEN_ID)?).map(Generation)
             })
             .map_err(|error| error.during("read the nftables generation"))
+    }
+
+    /// The number by which the kernel's notifications tell that a change was made through this socket.
+    pub fn port(&self) -> Result<u32> {
+        self.socket.port()
     }
 
     /// Commits the transaction: all of it, or nothing.
@@ -189,6 +206,31 @@ pub struct Transaction {
     /// What each message is about, for error messages.
     objects: Vec<String>,
     sets: u32,
+    /// The message to which one more element can be added.
+    open: Option<OpenMessage>,
+}
+
+/// A message about elements, the last of the transaction.
+struct OpenMessage {
+    kind: u16,
+    flags: u16,
+    family: TableFamily,
+    table: String,
+    set: String,
+    /// Where it and its list of elements begin.
+    message: usize,
+    list: usize,
+}
+
+/// What becomes of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElementChange {
+    /// It is added, or stays as it is.
+    Add,
+    /// It is added; an error (`EEXIST`) if it is there.
+    Create,
+    /// It is deleted; an error (`ENOENT`) if it is not there.
+    Delete,
 }
 
 impl Default for Transaction {
@@ -207,7 +249,7 @@ impl Transaction {
                 m.be32(NFNL_BATCH_GENID, id);
             }
         });
-        Transaction { writer, objects: Vec::new(), sets: 0 }
+        Transaction { writer, objects: Vec::new(), sets: 0, open: None }
     }
 
     /// Whether nothing was added.
@@ -234,6 +276,7 @@ impl Transaction {
         object: String,
         body: impl FnOnce(&mut Writer),
     ) {
+        self.open = None;
         self.writer.message(nft(kind), flags, |m| {
             nfgenmsg(m, table.family.number(), 0);
             body(m);
@@ -245,6 +288,41 @@ impl Transaction {
     pub fn add_table(&mut self, table: Table<'_>) {
         self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, table, "creation".into(), |m| {
             m.string(NFTA_TABLE_NAME, table.name);
+        });
+    }
+
+    /// Adds a table with a comment.
+    pub fn add_table_with_comment(&mut self, table: Table<'_>, comment: &str) {
+        self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, table, "creation".into(), |m| {
+            m.string(NFTA_TABLE_NAME, table.name);
+            m.attr(NFTA_TABLE_USERDATA, &user_data(comment));
+        });
+    }
+
+    /// Deletes a chain, which must be empty and not be referred to.
+    pub fn delete_chain(&mut self, table: Table<'_>, chain: &str) {
+        let object = format!("chain {chain:?}");
+        self.message(NFT_MSG_DELCHAIN, 0, table, object, |m| {
+            m.string(NFTA_CHAIN_TABLE, table.name);
+            m.string(NFTA_CHAIN_NAME, chain);
+        });
+    }
+
+    /// Deletes a set that no rule refers to.
+    pub fn delete_set(&mut self, table: Table<'_>, set: &str) {
+        let object = format!("set {set:?}");
+        self.message(NFT_MSG_DELSET, 0, table, object, |m| {
+            m.string(NFTA_SET_TABLE, table.name);
+            m.string(NFTA_SET_NAME, set);
+        });
+    }
+
+    /// Deletes every element of a set.
+    pub fn flush_set(&mut self, table: Table<'_>, set: &str) {
+        let object = format!("elements of set {set:?}");
+        self.message(NFT_MSG_DELSETELEM, 0, table, object, |m| {
+            m.string(NFTA_SET_ELEM_LIST_TABLE, table.name);
+            m.string(NFTA_SET_ELEM_LIST_SET, set);
         });
     }
 
@@ -298,7 +376,8 @@ impl Transaction {
         let concatenated_ranges = set.interval && set.key.len() > 1;
         let flags = if set.interval { NFT_SET_INTERVAL } else { 0 }
             | if set.data.is_some() { NFT_SET_MAP } else { 0 }
-            | if concatenated_ranges { NFT_SET_CONCAT } else { 0 };
+            | if concatenated_ranges { NFT_SET_CONCAT } else { 0 }
+            | if set.dynamic.is_some() { NFT_SET_TIMEOUT | NFT_SET_EVAL } else { 0 };
         let object = format!("set {:?}", set.name);
         self.message(NFT_MSG_NEWSET, NLM_F_CREATE, table, object, |m| {
             m.string(NFTA_SET_TABLE, table.name);
@@ -315,14 +394,24 @@ impl Transaction {
                 None => {}
             }
             m.be32(NFTA_SET_ID, id);
-            if concatenated_ranges {
+            if concatenated_ranges || set.dynamic.is_some() {
                 m.nest(NFTA_SET_DESC, |m| {
-                    m.nest(NFTA_SET_DESC_CONCAT, |m| {
-                        for field in set.key {
-                            m.nest(NFTA_LIST_ELEM, |m| m.be32(NFTA_SET_FIELD_LEN, field.length()));
-                        }
-                    });
+                    if let Some(size) = set.dynamic {
+                        m.be32(NFTA_SET_DESC_SIZE, size);
+                    }
+                    if concatenated_ranges {
+                        m.nest(NFTA_SET_DESC_CONCAT, |m| {
+                            for field in set.key {
+                                m.nest(NFTA_LIST_ELEM, |m| {
+                                    m.be32(NFTA_SET_FIELD_LEN, field.length());
+                                });
+                            }
+                        });
+                    }
                 });
+            }
+            if set.counters {
+                m.nest(NFTA_SET_EXPR, |m| m.string(NFTA_EXPR_NAME, "counter"));
             }
             if let [field] = set.key
                 && field.is_host_order()
@@ -364,41 +453,80 @@ impl Transaction {
         elements: impl IntoIterator<Item = &'e Element>,
         with_data: bool,
     ) {
-        let mut elements = elements.into_iter().peekable();
-        while elements.peek().is_some() {
-            let object = format!("elements of set {set:?}");
-            self.message(kind, flags, table, object, |m| {
-                m.string(NFTA_SET_ELEM_LIST_TABLE, table.name);
-                m.string(NFTA_SET_ELEM_LIST_SET, set);
-                m.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |m| {
-                    let start = m.len();
-                    while m.len() - start < ELEMENTS_PER_MESSAGE {
-                        let Some(element) = elements.next() else { break };
-                        write_element(m, element, with_data);
-                    }
-                });
-            });
+        for element in elements {
+            self.element_message(kind, flags, table, set, element.borrow(), with_data);
         }
+    }
+
+    /// Changes one element. What concerns the same set in a row shares messages.
+    pub fn change_element(
+        &mut self,
+        change: ElementChange,
+        table: Table<'_>,
+        set: &str,
+        element: ElementRef<'_>,
+    ) {
+        let (kind, flags, with_data) = match change {
+            ElementChange::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE, true),
+            ElementChange::Create => (NFT_MSG_NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, true),
+            ElementChange::Delete => (NFT_MSG_DELSETELEM, 0, false),
+        };
+        self.element_message(kind, flags, table, set, element, with_data);
+    }
+
+    fn element_message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        table: Table<'_>,
+        set: &str,
+        element: ElementRef<'_>,
+        with_data: bool,
+    ) {
+        let fits = self.open.as_ref().filter(|open| {
+            (open.kind, open.flags, open.family) == (kind, flags, table.family)
+                && open.set == set
+                && open.table == table.name
+                && self.writer.len() - open.list < ELEMENTS_PER_MESSAGE
+        });
+        if let Some(open) = fits {
+            let (message, list) = (open.message, open.list);
+            self.writer.extend(message, list, |m| write_element(m, element, with_data));
+            return;
+        }
+        let message = self.writer.len();
+        let mut list = 0;
+        self.message(kind, flags, table, format!("elements of set {set:?}"), |m| {
+            m.string(NFTA_SET_ELEM_LIST_TABLE, table.name);
+            m.string(NFTA_SET_ELEM_LIST_SET, set);
+            list = m.len();
+            m.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |m| write_element(m, element, with_data));
+        });
+        let (table, family, set) = (table.name.to_owned(), table.family, set.to_owned());
+        self.open = Some(OpenMessage { kind, flags, family, table, set, message, list });
     }
 }
 
-pub(super) fn write_element(m: &mut Writer, element: &Element, with_data: bool) {
+pub(super) fn write_element(m: &mut Writer, element: ElementRef<'_>, with_data: bool) {
     m.nest(NFTA_LIST_ELEM, |m| {
-        write_value(m, NFTA_SET_ELEM_KEY, &element.key);
-        if let Some(end) = &element.key_end {
+        if element.interval_end {
+            m.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        }
+        write_value(m, NFTA_SET_ELEM_KEY, element.key);
+        if let Some(end) = element.key_end {
             write_value(m, NFTA_SET_ELEM_KEY_END, end);
         }
         if !with_data {
             return;
         }
-        match &element.data {
-            Some(ElementData::Value(value)) => write_value(m, NFTA_SET_ELEM_DATA, value),
-            Some(ElementData::Verdict(verdict)) => {
+        match element.data {
+            Some(ElementDataRef::Value(value)) => write_value(m, NFTA_SET_ELEM_DATA, value),
+            Some(ElementDataRef::Verdict(verdict)) => {
                 m.nest(NFTA_SET_ELEM_DATA, |m| write_verdict(m, verdict));
             }
             None => {}
         }
-        if let Some(comment) = &element.comment {
+        if let Some(comment) = element.comment {
             m.attr(NFTA_SET_ELEM_USERDATA, &user_data(comment));
         }
     });

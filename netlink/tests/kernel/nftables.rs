@@ -21,16 +21,11 @@ fn frontend(n: u32) -> Element {
 
 fn base(transaction: &mut Transaction) {
     transaction.add_table(TABLE);
-    let map = Set {
-        name: "backends",
-        key: FRONTEND,
-        data: Some(SetData::Value(BACKEND)),
-        interval: false,
-    };
+    let map = Set::new("backends", FRONTEND).map(BACKEND);
     transaction.add_set(TABLE, &map);
     let pair: &[DataType] = &[DataType::Ipv4Addr, DataType::Ipv4Addr];
-    transaction.add_set(TABLE, &Set { name: "exclude", key: pair, data: None, interval: true });
-    transaction.add_set(TABLE, &Set { name: "services", data: Some(SetData::Verdict), ..map });
+    transaction.add_set(TABLE, &Set::new("exclude", pair).ranges());
+    transaction.add_set(TABLE, &Set::new("services", FRONTEND).verdict_map());
     let hook = Hook { kind: "filter", number: Hook::FORWARD, priority: 0 };
     transaction.add_chain(TABLE, &Chain { name: "forward", hook: Some(hook) });
     transaction.add_chain(TABLE, &Chain { name: "pick", hook: None });

@@ -1,0 +1,195 @@
+//! API objects, reduced to the fields that matter here. Everything else is passed over unread.
+//!
+//! One struct serves all kinds, so that a document is parsed once: their fields do not collide.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A document of any kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Document {
+    /// `v1`, `discovery.k8s.io/v1`, …
+    pub api_version: Option<String>,
+    /// `Service`, …
+    pub kind: Option<String>,
+    /// Name, labels, annotations.
+    pub metadata: Option<Metadata>,
+    /// Of Services, Nodes, ServiceCIDRs.
+    pub spec: Option<Spec>,
+    /// Of Services, Nodes.
+    pub status: Option<Status>,
+    /// Of EndpointSlices.
+    pub address_type: Option<String>,
+    /// Of EndpointSlices.
+    pub endpoints: Option<Vec<Endpoint>>,
+    /// Of EndpointSlices.
+    pub ports: Option<Vec<EndpointPort>>,
+    /// Of Lists.
+    pub items: Option<Vec<Document>>,
+}
+
+/// `metadata`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// Name.
+    pub name: Option<String>,
+    /// Namespace.
+    pub namespace: Option<String>,
+    /// Labels.
+    pub labels: Option<BTreeMap<String, Option<String>>>,
+    /// Annotations.
+    pub annotations: Option<BTreeMap<String, Option<String>>>,
+    /// Set once the object is being deleted.
+    pub deletion_timestamp: Option<String>,
+}
+
+impl Metadata {
+    /// A label's value.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(|value| value.as_deref().unwrap_or_default())
+    }
+
+    /// An annotation's value.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key)?.as_deref()
+    }
+}
+
+/// `spec`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spec {
+    // Service
+    pub(super) r#type: Option<String>,
+    pub(super) cluster_ip: Option<String>,
+    #[serde(rename = "clusterIP")]
+    pub(super) cluster_ip_upper: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    pub(super) cluster_ips: Option<Vec<String>>,
+    #[serde(rename = "externalIPs")]
+    pub(super) external_ips: Option<Vec<String>>,
+    pub(super) load_balancer_source_ranges: Option<Vec<String>>,
+    pub(super) ports: Option<Vec<ServicePort>>,
+    pub(super) internal_traffic_policy: Option<String>,
+    pub(super) external_traffic_policy: Option<String>,
+    pub(super) session_affinity: Option<String>,
+    pub(super) session_affinity_config: Option<AffinityConfig>,
+    pub(super) health_check_node_port: Option<i64>,
+    // Node
+    #[serde(rename = "podCIDR")]
+    pub(super) pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pub(super) pod_cidrs: Option<Vec<String>>,
+    pub(super) taints: Option<Vec<Taint>>,
+    // ServiceCIDR
+    pub(super) cidrs: Option<Vec<String>>,
+}
+
+/// `spec.ports[]` of a Service.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    pub(super) name: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) port: Option<i64>,
+    pub(super) node_port: Option<i64>,
+}
+
+/// `spec.sessionAffinityConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub(super) client_ip: Option<ClientIpConfig>,
+}
+
+/// `spec.sessionAffinityConfig.clientIP`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    pub(super) timeout_seconds: Option<i64>,
+}
+
+/// `spec.taints[]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    pub(super) key: Option<String>,
+}
+
+/// `status`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    pub(super) load_balancer: Option<LoadBalancer>,
+    pub(super) addresses: Option<Vec<NodeAddress>>,
+}
+
+/// `status.loadBalancer`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancer {
+    pub(super) ingress: Option<Vec<Ingress>>,
+}
+
+/// `status.loadBalancer.ingress[]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ingress {
+    pub(super) ip: Option<String>,
+    pub(super) ip_mode: Option<String>,
+}
+
+/// `status.addresses[]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    pub(super) r#type: Option<String>,
+    pub(super) address: Option<String>,
+}
+
+/// `endpoints[]` of an EndpointSlice.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    pub(super) addresses: Option<Vec<String>>,
+    pub(super) conditions: Option<Conditions>,
+    pub(super) node_name: Option<String>,
+    pub(super) hints: Option<Hints>,
+}
+
+/// `endpoints[].conditions`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Conditions {
+    pub(super) ready: Option<bool>,
+    pub(super) serving: Option<bool>,
+    pub(super) terminating: Option<bool>,
+}
+
+/// `endpoints[].hints`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hints {
+    pub(super) for_zones: Option<Vec<Named>>,
+    pub(super) for_nodes: Option<Vec<Named>>,
+}
+
+/// A reference by name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    pub(super) name: Option<String>,
+}
+
+/// `ports[]` of an EndpointSlice.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EndpointPort {
+    pub(super) name: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) port: Option<i64>,
+}

@@ -1,0 +1,281 @@
+//! A folder of YAML and JSON files as source.
+//!
+//! Files count once they are whole: closed by their writer, or renamed or linked into place (as a
+//! ConfigMap's are). A document that is broken leaves the last good state of its file's objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::convert::{self, Object, ObjectName};
+use super::documents::{self, Parsed};
+use super::folder::{Folder, Noticed};
+use super::problem::{Place, Problem};
+use super::{Source, SourceError, Update};
+use crate::cluster::{Change, Names};
+
+/// The source `--manifests DIR`.
+pub struct Manifests {
+    folder: Folder,
+    files: BTreeMap<String, FileState>,
+    names: Names,
+    /// Ranges of each ServiceCIDR object; a change tells them all.
+    service_cidrs: BTreeMap<ObjectName, Vec<netlink::Prefix>>,
+}
+
+/// What a file said when it was read last.
+#[derive(Default)]
+struct FileState {
+    objects: BTreeMap<ObjectName, usize>,
+    problems: Vec<Problem>,
+}
+
+/// Whether a name is one of a file that is read.
+fn is_manifest(name: &str) -> bool {
+    !name.starts_with('.')
+        && [".yaml", ".yml", ".json"].iter().any(|extension| name.ends_with(extension))
+}
+
+impl Manifests {
+    /// Begins to watch a folder.
+    pub fn open(path: &Path) -> Result<Manifests, SourceError> {
+        Ok(Manifests {
+            folder: Folder::watch(path)?,
+            files: BTreeMap::new(),
+            names: Names::default(),
+            service_cidrs: BTreeMap::new(),
+        })
+    }
+
+    fn present(&self) -> Result<BTreeSet<String>, SourceError> {
+        let path = self.folder.path();
+        let failed = |error| SourceError { what: format!("list {}", path.display()), error };
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            names.extend(name.into_string().ok().filter(|name| is_manifest(name)));
+        }
+        Ok(names)
+    }
+
+    /// Reads all files that are there, and forgets those that are not.
+    fn read_all(&mut self) -> Result<Update, SourceError> {
+        let present = self.present()?;
+        let gone = self.files.keys().filter(|name| !present.contains(*name)).cloned();
+        let mut pending: BTreeSet<String> = gone.collect();
+        pending.extend(present);
+        Ok(self.read_files(pending))
+    }
+
+    fn read_files(&mut self, mut pending: BTreeSet<String>) -> Update {
+        let mut changes = Vec::new();
+        while let Some(name) = pending.pop_first() {
+            // Files that hold other versions of what this one held are read again.
+            pending.extend(self.read_file(&name, &mut changes));
+        }
+        if changes.iter().any(|change| matches!(change, Change::ServiceCidrs(_))) {
+            changes.retain(|change| !matches!(change, Change::ServiceCidrs(_)));
+            let mut all: Vec<_> = self.service_cidrs.values().flatten().copied().collect();
+            all.sort();
+            all.dedup();
+            changes.push(Change::ServiceCidrs(all));
+        }
+        self.names.shrink();
+        let problems = self.files.values().flat_map(|file| file.problems.iter().cloned());
+        Update { changes, problems: Some(problems.collect()) }
+    }
+
+    /// The first file, by name, that holds an object, other than `except`.
+    fn holder(&self, object: &ObjectName, except: &str) -> Option<&String> {
+        let holds = |(name, file): &(&String, &FileState)| {
+            name.as_str() != except && file.objects.contains_key(object)
+        };
+        self.files.iter().find(holds).map(|(name, _)| name)
+    }
+
+    /// Reads a file and adds what changed; returns the files that must be read again because of it.
+    fn read_file(&mut self, name: &str, changes: &mut Vec<Change>) -> BTreeSet<String> {
+        let path = self.folder.path().join(name);
+        let before = self.files.remove(name).unwrap_or_default();
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return self.leave(name, before.objects.keys(), changes);
+            }
+            Err(error) => Err(format!("cannot be read: {error}")),
+        };
+        let file = Arc::new(path);
+        let mut state = FileState::default();
+        let mut broken = false;
+        match text {
+            Ok(text) => {
+                let json = name.ends_with(".json");
+                let mut documents = Vec::new();
+                documents::parse(&text, json, &mut |parsed| {
+                    broken |= self.take(name, &file, parsed, &mut state, &before, &mut documents);
+                });
+                changes.append(&mut documents);
+            }
+            Err(message) => {
+                broken = true;
+                let place = Some(Place { file, line: 1 });
+                let (object, field) = (String::new(), String::new());
+                state.problems.push(Problem { place, object, field, message });
+            }
+        }
+        if broken {
+            // The broken document may be any of those that are missing now.
+            for (object, line) in before.objects {
+                state.objects.entry(object).or_insert(line);
+            }
+            self.files.insert(name.to_owned(), state);
+            return BTreeSet::new();
+        }
+        let gone: Vec<ObjectName> =
+            before.objects.into_keys().filter(|o| !state.objects.contains_key(o)).collect();
+        self.files.insert(name.to_owned(), state);
+        self.leave(name, gone.iter(), changes)
+    }
+
+    /// Takes a document in; tells whether it is broken so that it cannot be known what it was.
+    fn take(
+        &mut self,
+        name: &str,
+        file: &Arc<PathBuf>,
+        parsed: Parsed,
+        state: &mut FileState,
+        before: &FileState,
+        changes: &mut Vec<Change>,
+    ) -> bool {
+        let place = Place { file: Arc::clone(file), line: parsed.line };
+        let mut problem = |object: &str, (field, message): convert::Fault| {
+            let (place, object) = (Some(place.clone()), object.to_owned());
+            state.problems.push(Problem { place, object, field, message });
+        };
+        let document = match parsed.document {
+            Ok(document) => document,
+            Err(message) => {
+                problem("", (String::new(), message));
+                return true;
+            }
+        };
+        let converted = match convert::convert(&document, &mut self.names) {
+            Ok(converted) => converted,
+            Err(fault) => {
+                problem("", fault);
+                return true;
+            }
+        };
+        let useless = converted.object.is_none() && !converted.faults.is_empty();
+        for fault in converted.faults {
+            problem(&converted.title, fault);
+        }
+        let Some((object, content)) = converted.object else { return useless };
+        if let Some(other) = self.holder(&object, name).filter(|other| other.as_str() < name) {
+            let message = format!("is in {other} already; this one is passed over");
+            problem(&converted.title, (String::new(), message));
+            state.objects.insert(object, parsed.line);
+            return false;
+        }
+        if let Some(line) = state.objects.get(&object) {
+            let message = format!("is on line {line} already; this one is passed over");
+            problem(&converted.title, (String::new(), message));
+            return false;
+        }
+        let later = !before.objects.contains_key(&object) && self.holder(&object, name).is_some();
+        if later {
+            // A later file had it until now; it will say so when it is read again.
+            tracing::debug!("{} is in a second file", converted.title);
+        }
+        changes.push(match (&object, content) {
+            (ObjectName::Service(key), Object::Service(s)) => Change::Service(key.clone(), Some(s)),
+            (ObjectName::Slice(key), Object::Slice(s)) => Change::Slice(key.clone(), Some(s)),
+            (ObjectName::Node(key), Object::Node(node)) => Change::Node(key.clone(), Some(node)),
+            (ObjectName::ServiceCidr(_), Object::ServiceCidr(cidrs)) => {
+                self.service_cidrs.insert(object.clone(), cidrs);
+                Change::ServiceCidrs(Vec::new())
+            }
+            _ => object.gone(),
+        });
+        state.objects.insert(object, parsed.line);
+        false
+    }
+
+    /// Objects are no more in a file. They are gone, or another file has them too.
+    fn leave<'a>(
+        &mut self,
+        name: &str,
+        gone: impl Iterator<Item = &'a ObjectName>,
+        changes: &mut Vec<Change>,
+    ) -> BTreeSet<String> {
+        let mut again = BTreeSet::new();
+        for object in gone {
+            match self.holder(object, name) {
+                Some(other) => {
+                    again.insert(other.clone());
+                }
+                None => {
+                    if matches!(object, ObjectName::ServiceCidr(_)) {
+                        self.service_cidrs.remove(object);
+                    }
+                    changes.push(object.gone());
+                }
+            }
+        }
+        again
+    }
+
+    fn gather(&self, noticed: Vec<Noticed>, pending: &mut BTreeSet<String>) -> bool {
+        let mut all = false;
+        for event in noticed {
+            match event {
+                Noticed::File(name) if is_manifest(&name) => {
+                    pending.insert(name);
+                }
+                Noticed::Created(name) if is_manifest(&name) => {
+                    // A file that is still being written is read when it is closed.
+                    let whole = fs::symlink_metadata(self.folder.path().join(&name))
+                        .is_ok_and(|file| file.is_symlink() || file.nlink() > 1);
+                    if whole {
+                        pending.insert(name);
+                    }
+                }
+                // A ConfigMap's files are links through `..data`, which is what is renamed.
+                Noticed::File(name) | Noticed::Created(name) => all |= name.starts_with(".."),
+                Noticed::All => all = true,
+            }
+        }
+        all
+    }
+}
+
+impl Source for Manifests {
+    fn read(&mut self) -> Result<Update, SourceError> {
+        self.read_all()
+    }
+
+    fn wait(&mut self) -> Result<Update, SourceError> {
+        loop {
+            let mut pending = BTreeSet::new();
+            let noticed = self.folder.wait()?;
+            let mut all = self.gather(noticed, &mut pending);
+            // Who moves an endpoint from one slice to another changes two files in a row: they are
+            // taken as one change.
+            while let Some(noticed) = self.folder.more()? {
+                all |= self.gather(noticed, &mut pending);
+            }
+            if all {
+                return self.read_all();
+            }
+            if !pending.is_empty() {
+                return Ok(self.read_files(pending));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "manifests_tests.rs"]
+mod tests;
