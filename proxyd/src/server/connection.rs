@@ -1,7 +1,8 @@
 //! HTTP connections that cannot pile up: bounded in number, cut when idle, ended with the listener.
 //!
-//! `axum::serve` alone keeps a silent connection for ever, even beyond its listener's end. These
-//! ports are open to the network, so each connection brings its own limits along.
+//! `axum::serve` alone waits for a silent client for ever, and for the rest of a request even beyond
+//! its listener's end. These ports are open to the network, so each connection brings its own limits
+//! along.
 
 use std::io;
 use std::net::SocketAddr;
@@ -206,9 +207,14 @@ mod tests {
             let mut silent = TcpStream::connect(address).await.unwrap();
             let mut kept_alive = TcpStream::connect(address).await.unwrap();
             ask(&mut kept_alive).await;
+            let mut half = TcpStream::connect(address).await.unwrap();
+            half.write_all(b"GET / HT").await.unwrap();
+            // Connections are accepted in order, and each has read what it was sent before.
             ask(&mut kept_alive).await;
+            ask(&mut TcpStream::connect(address).await.unwrap()).await;
             task.abort();
             assert_closed(&mut silent, "it never asked").await;
+            assert_closed(&mut half, "it was in the middle of a request").await;
             assert_closed(&mut kept_alive, "it waits for the next request").await;
         });
     }

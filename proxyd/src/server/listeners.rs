@@ -149,6 +149,8 @@ mod tests {
             let retry = Duration::from_millis(20);
             let task = keep_open(wanted.subscribe(), retry, BTreeMap::clone, hold);
             let task = tokio::spawn(task);
+            // On this one thread, the task makes its first attempt now.
+            tokio::task::yield_now().await;
             drop(taken);
             eventually("the port is taken over", || answers(address)).await;
             drop(wanted);
