@@ -16,6 +16,7 @@ const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const NFGENMSG_LEN: usize = 4;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
@@ -44,6 +45,17 @@ pub struct UdpFlow {
     pub destination: IpAddr,
     /// Destination port before translation.
     pub destination_port: u16,
+}
+
+/// A UDP flow with where its packets really go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TranslatedFlow {
+    /// As its first packet had it.
+    pub flow: UdpFlow,
+    /// Who answers: the destination after translation.
+    pub server: IpAddr,
+    /// The server's port.
+    pub server_port: u16,
 }
 
 /// A connection to ctnetlink.
@@ -90,6 +102,29 @@ impl Conntrack {
         Ok(flows)
     }
 
+    /// All UDP flows of a family. If the table changed too often while it was read, `EINTR`.
+    pub fn udp_flows(&mut self, family: Family) -> Result<Vec<TranslatedFlow>> {
+        let mut request = Writer::default();
+        request.message(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, |m| {
+            nfgenmsg(m, family);
+            m.nest(CTA_TUPLE_ORIG, |m| {
+                m.nest(CTA_TUPLE_PROTO, |m| m.u8(CTA_PROTO_NUM, IPPROTO_UDP));
+            });
+            m.nest(CTA_FILTER, |m| {
+                m.u32(CTA_FILTER_ORIG_FLAGS, FILTER_PROTO_NUM);
+                m.u32(CTA_FILTER_REPLY_FLAGS, 0);
+            });
+        });
+        self.socket
+            .dump(request, |payload| {
+                let flow = parse_tuple(payload, CTA_TUPLE_ORIG)?;
+                let reply = parse_tuple(payload, CTA_TUPLE_REPLY)?;
+                let (server, server_port) = (reply.source, reply.source_port);
+                Some(TranslatedFlow { flow, server, server_port })
+            })
+            .map_err(|error| error.during(format!("list {family} UDP flows")))
+    }
+
     /// Forgets a flow; its next packet is translated anew. Tells whether it was there.
     pub fn delete_udp_flow(&mut self, flow: &UdpFlow) -> Result<bool> {
         let family = Family::of(flow.source);
@@ -119,7 +154,11 @@ impl Conntrack {
 }
 
 fn parse(payload: &[u8]) -> Option<UdpFlow> {
-    let tuple = attributes_after(payload, NFGENMSG_LEN).find(|(k, _)| *k == CTA_TUPLE_ORIG)?.1;
+    parse_tuple(payload, CTA_TUPLE_ORIG)
+}
+
+fn parse_tuple(payload: &[u8], direction: u16) -> Option<UdpFlow> {
+    let tuple = attributes_after(payload, NFGENMSG_LEN).find(|(k, _)| *k == direction)?.1;
     let ip = attribute(tuple, CTA_TUPLE_IP)?;
     let protocol = attribute(tuple, CTA_TUPLE_PROTO)?;
     if attribute(protocol, CTA_PROTO_NUM)? != [IPPROTO_UDP] {

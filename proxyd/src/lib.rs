@@ -3,7 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod commands;
 pub mod config;
+pub mod daemon;
+pub mod dataplane;
+pub mod explain;
 pub mod server;
 pub mod service;
 pub mod source;

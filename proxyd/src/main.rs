@@ -2,4 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match proxyd::commands::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proxyd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -170,7 +170,7 @@ impl Cluster {
     }
 
     /// The slices of a Service, by name.
-    pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Slice> {
+    pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Slice> + Clone {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
     }
 

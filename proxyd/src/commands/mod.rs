@@ -1,0 +1,77 @@
+//! The command line.
+
+mod check;
+mod cleanup;
+mod logging;
+mod status;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Flags, Loaded};
+use crate::daemon;
+
+/// Service VIPs, node ports and load balancing for one node, in nftables.
+#[derive(Parser)]
+#[command(name = "proxyd", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Program the kernel and keep it so, until SIGTERM; the rules stay
+    Run(Flags),
+    /// Validate configuration and manifests, print the plan's summary, touch nothing
+    Check(Flags),
+    /// Show what the running daemon has programmed
+    Status {
+        /// Address of the daemon's metrics server
+        #[arg(long, default_value = "127.0.0.1:10249")]
+        server: String,
+    },
+    /// Remove everything that proxyd or kube-proxy left in the kernel
+    Cleanup,
+}
+
+/// Runs the command line; the exit status says how it went.
+pub fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Run(flags) => run(&flags),
+        Command::Check(flags) => check::check(&load(&flags)?),
+        Command::Status { server } => status::status(&server),
+        Command::Cleanup => cleanup::cleanup(),
+    }
+}
+
+fn load(flags: &Flags) -> Result<config::Config> {
+    let Loaded { config, warnings } = config::load(flags)?;
+    logging::start(&config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+fn run(flags: &Flags) -> Result<()> {
+    if flags.cleanup == Some(true) {
+        return cleanup::cleanup();
+    }
+    let config = load(flags)?;
+    if let Some(file) = &flags.write_config_to {
+        return write_config(&config, file);
+    }
+    if config.init_only {
+        daemon::node::prepare(&config);
+        return Ok(());
+    }
+    if config.oneshot { daemon::oneshot(&config) } else { daemon::run(&config) }
+}
+
+fn write_config(config: &config::Config, file: &PathBuf) -> Result<()> {
+    std::fs::write(file, config.to_kube_proxy_file())
+        .with_context(|| format!("write {}", file.display()))
+}

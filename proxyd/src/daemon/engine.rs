@@ -1,0 +1,475 @@
+//! The dataplane thread: takes changes in, plans, commits, and keeps everybody informed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use netlink::conntrack::Conntrack;
+use netlink::{Error, Family, Result};
+
+use super::node;
+use super::{Event, Queue, Shared, conntrack, drift};
+use crate::cluster::{Cluster, Dirty, Protocol};
+use crate::config::Config;
+use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
+use crate::server::{RelayTarget, ServiceHealth, notify};
+use crate::service::table::Delta;
+use crate::service::{Address, FrontendKey, Resolution, Rules, Table, plan};
+use crate::source::{Problem, Update};
+
+/// A failed sync is tried again after this time, then twice as long, up to the sync period.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// Under churn at most a third of the time is spent on syncs, and no change waits longer than this.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+const SYNC_SHARE: u32 = 2;
+/// Times of changes that are waited for, for the latency metric.
+const TRIGGERS: usize = 1000;
+
+/// Owner of all kernel state.
+pub struct Engine {
+    config: Config,
+    shared: Shared,
+    cluster: Cluster,
+    table: Table,
+    rules: Rules,
+    nft: Nftables,
+    conntrack: Conntrack,
+    be_liberal: bool,
+    problems: Vec<Problem>,
+    told: HashSet<String>,
+    /// When the last sync ended, and how long it took.
+    last: Option<(Instant, Duration)>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    /// Somebody changed our tables: compare everything.
+    drift: Vec<String>,
+    triggers: Vec<i64>,
+    syncs: u64,
+}
+
+impl Engine {
+    /// Opens what is needed in the calling thread's network namespace.
+    pub fn new(config: Config, shared: Shared) -> Result<Engine> {
+        let cluster = Cluster::new(node::name(&config));
+        shared.status.set("node", cluster.node_name().to_string());
+        shared.status.set("mode", config.mode.to_string());
+        shared.status.set("state", "waiting for Services and EndpointSlices");
+        Ok(Engine {
+            rules: node::rules(&config, &cluster),
+            cluster,
+            table: Table::default(),
+            nft: Nftables::open()?,
+            conntrack: Conntrack::open()?,
+            be_liberal: node::be_liberal(),
+            problems: Vec::new(),
+            told: HashSet::new(),
+            last: None,
+            failures: 0,
+            retry_at: None,
+            drift: Vec::new(),
+            triggers: Vec::new(),
+            syncs: 0,
+            config,
+            shared,
+        })
+    }
+
+    /// See [`Nftables::port`].
+    pub fn port(&self) -> Result<u32> {
+        self.nft.port()
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(mut self, queue: &Queue) {
+        let mut complete = false;
+        loop {
+            match queue.events.recv_timeout(self.patience(complete)) {
+                Ok(event) => {
+                    if !self.take_all(queue, event, &mut complete) {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if complete && self.is_due(Instant::now()) {
+                let first = self.syncs == 0;
+                if self.sync().is_ok() && first {
+                    // Only now: our own first state would be more than can be listened to.
+                    drift::listen(queue.sender.clone(), queue.port);
+                    notify::ready();
+                }
+            }
+        }
+    }
+
+    /// Takes in everything that waits; `false` if the daemon ends.
+    fn take_all(&mut self, queue: &Queue, first: Event, complete: &mut bool) -> bool {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                Event::Update(update) => {
+                    self.take(update);
+                    *complete = true;
+                }
+                Event::Drift(what) => self.drift.extend(what),
+                Event::Stop => return false,
+            }
+            next = match queue.events.try_recv() {
+                Ok(event) => Some(event),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => return false,
+            };
+        }
+        true
+    }
+
+    /// Takes changes in without acting on them.
+    pub fn take(&mut self, update: Update) {
+        for change in update.changes {
+            self.cluster.apply(change);
+        }
+        if let Some(problems) = update.problems {
+            self.report(problems);
+        }
+        let dirty = self.cluster.dirty();
+        if !dirty.is_empty() {
+            for family in FAMILIES {
+                self.shared.health.queued(family);
+                self.shared.metrics.sync_queued(family);
+            }
+        }
+        self.shared.metrics.changes_pending(dirty.counts.0, dirty.counts.1);
+    }
+
+    /// Tells each problem once.
+    fn report(&mut self, problems: Vec<Problem>) {
+        let texts: HashSet<String> = problems.iter().map(Problem::to_string).collect();
+        for problem in &problems {
+            let text = problem.to_string();
+            if !self.told.contains(&text) {
+                tracing::error!("{text}");
+            }
+        }
+        self.told = texts;
+        let places: HashSet<_> = problems.iter().map(|problem| &problem.place).collect();
+        self.shared.metrics.source_errors(places.len());
+        self.problems = problems;
+        self.tell_problems();
+    }
+
+    fn tell_problems(&self) {
+        let conflicts = self.table.conflicts().map(|(key, owner, other)| {
+            format!("service {other}: {key} belongs to service {owner} already")
+        });
+        let problems = self.problems.iter().map(Problem::to_string);
+        self.shared.status.set_problems(problems.chain(conflicts).collect());
+    }
+
+    /// When the next sync may be, if there is something to do.
+    fn due_at(&self, now: Instant) -> Option<Instant> {
+        if let Some(retry_at) = self.retry_at {
+            return Some(retry_at);
+        }
+        let dirty = self.cluster.dirty();
+        if self.syncs == 0 || !self.drift.is_empty() {
+            return Some(now);
+        }
+        if dirty.is_empty() {
+            return None;
+        }
+        let Some((ended, took)) = self.last else { return Some(now) };
+        if let Some(period) = self.config.min_sync_period {
+            return Some(ended + period);
+        }
+        if dirty.removal {
+            return Some(now);
+        }
+        Some(ended + (took * SYNC_SHARE).min(LONGEST_WAIT))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due_at(now).is_some_and(|at| at <= now)
+    }
+
+    fn patience(&self, complete: bool) -> Duration {
+        let now = Instant::now();
+        let due = if complete { self.due_at(now) } else { None };
+        due.map_or(self.config.sync_period, |at| at.saturating_duration_since(now))
+    }
+
+    /// Plans what is dirty and commits it; after an error everything is compared.
+    pub fn sync(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let dirty = self.cluster.take_dirty();
+        self.triggers.extend(dirty.triggered.iter().copied().take(TRIGGERS));
+        let drift = std::mem::take(&mut self.drift);
+        let delta = self.plan(&dirty);
+        let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
+        let full = !self.nft.is_known() || !drift.is_empty();
+        let outcome = if full {
+            let table = &self.table;
+            self.nft.reconcile(|| table.frontends().collect(), &nodes, started)
+        } else {
+            self.nft.apply(&delta, &nodes, started)
+        };
+        let took = started.elapsed();
+        match outcome {
+            Ok(written) => {
+                self.committed(&dirty, full, took, &written);
+                self.tell_drift(&drift, &written);
+                self.after_commit(&delta, full, &nodes, &dirty);
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Plans every dirty Service.
+    fn plan(&mut self, dirty: &Dirty) -> Delta {
+        let mut services = dirty.services.clone();
+        if dirty.node {
+            let rules = node::rules(&self.config, &self.cluster);
+            if rules != self.rules {
+                self.rules = rules;
+                services.extend(self.cluster.services().map(|(name, _)| name.clone()));
+            }
+        }
+        let mut delta = Delta::new();
+        for name in &services {
+            let service = self.cluster.service(name);
+            let new = service.map(|service| {
+                plan::plan(name, service, self.cluster.slices(name), &self.rules)
+            });
+            self.table.replace(name, new, &mut delta);
+        }
+        delta
+    }
+
+    fn committed(&mut self, dirty: &Dirty, full: bool, took: Duration, written: &Written) {
+        self.syncs += 1;
+        self.failures = 0;
+        self.retry_at = None;
+        self.last = Some((Instant::now(), took));
+        let metrics = &self.shared.metrics;
+        for family in FAMILIES {
+            self.shared.health.updated(family);
+            metrics.sync_finished(family, full, took);
+        }
+        metrics.transaction_committed(written.elements, written.bytes);
+        metrics.changes_seen(dirty.counts.0 as u64, dirty.counts.1 as u64);
+        metrics.changes_pending(0, 0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        for triggered in std::mem::take(&mut self.triggers) {
+            let seconds = (now as i64).saturating_sub(triggered) as f64 / 1e9;
+            for family in FAMILIES {
+                metrics.programming_latency(family, seconds.max(0.0));
+            }
+        }
+        let log = format!(
+            "synced in {:.1} ms: {} elements in {} transactions ({} services and {} slices changed{})",
+            took.as_secs_f64() * 1e3,
+            written.elements,
+            written.transactions,
+            dirty.counts.0,
+            dirty.counts.1,
+            if full { "; everything was compared" } else { "" },
+        );
+        if full { tracing::info!("{log}") } else { tracing::debug!("{log}") }
+    }
+
+    fn tell_drift(&self, drift: &[String], written: &Written) {
+        let first = self.syncs == 1;
+        let repaired = !written.repairs.is_empty() || written.elements > 0;
+        if first || (drift.is_empty() && written.repairs.is_empty()) {
+            return;
+        }
+        let seen = if drift.is_empty() { "a failed sync".to_owned() } else { drift.join("; ") };
+        if repaired {
+            self.shared.metrics.drift_repaired();
+            let repairs = written.repairs.join("; ");
+            tracing::warn!(
+                "somebody else changed our tables ({seen}); repaired: {repairs}{}{} elements",
+                if repairs.is_empty() { "" } else { "; " },
+                written.elements
+            );
+        } else {
+            tracing::info!("somebody else touched our tables ({seen}); nothing was missing");
+        }
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        self.failures += 1;
+        let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(16) - 1);
+        let wait = wait.min(self.config.sync_period.max(FIRST_RETRY));
+        self.retry_at = Some(Instant::now() + wait);
+        for family in FAMILIES {
+            self.shared.metrics.sync_failed(family);
+        }
+        let hint = hint(&error);
+        tracing::error!("sync failed: {error}{hint}; everything is compared in {wait:?}");
+        self.shared.status.set("state", format!("the last sync failed: {error}{hint}"));
+        error
+    }
+
+    /// Everything that follows from a committed state.
+    fn after_commit(&mut self, delta: &Delta, full: bool, nodes: &[Node; 2], dirty: &Dirty) {
+        if dirty.node || self.syncs == 1 {
+            let going = self.cluster.this_node().is_some_and(|node| node.going_away);
+            self.shared.health.set_node_eligible(!going);
+        }
+        self.clean_conntrack(delta, full, nodes);
+        if full || !delta.is_empty() || !dirty.services.is_empty() {
+            self.update_health_checks();
+            self.update_relay();
+            self.update_counts();
+            self.tell_problems();
+        }
+        let status = &self.shared.status;
+        status.set("state", "programmed");
+        status.set("syncs", self.syncs);
+        if let Some((_, took)) = self.last {
+            status.set("lastSyncMilliseconds", took.as_secs_f64() * 1e3);
+        }
+        let now = jiff::Timestamp::now().to_string();
+        status.set("lastSync", now);
+    }
+
+    fn update_health_checks(&self) {
+        let checks = self.table.plans().filter_map(|(name, plan)| {
+            let check = plan.health_check.as_ref()?;
+            let health = ServiceHealth {
+                namespace: name.namespace.to_string(),
+                name: name.name.to_string(),
+                local_endpoints: check.local_endpoints,
+            };
+            Some((check.port, health))
+        });
+        self.shared.health_checks.update(checks.collect());
+    }
+
+    fn update_relay(&self) {
+        let addresses = &self.config.nodeport_addresses;
+        let wanted = FAMILIES.map(|family| addresses.localhost(family));
+        if wanted == [false, false] {
+            return;
+        }
+        let mut ports: BTreeMap<u16, RelayTarget> = BTreeMap::new();
+        for (key, frontend) in self.table.frontends() {
+            let (Address::Node(family), Protocol::Tcp) = (key.address, key.protocol) else {
+                continue;
+            };
+            let target = ports.entry(key.port).or_default();
+            let backends: Vec<SocketAddr> =
+                frontend.lists.cluster.iter().map(|b| (*b).into()).collect();
+            target.affinity =
+                frontend.lists.affinity.map(|a| Duration::from_secs(u64::from(a.0)));
+            match family {
+                Family::V4 if wanted[0] => target.v4 = backends,
+                Family::V6 if wanted[1] => target.v6 = backends,
+                _ => {}
+            }
+        }
+        self.shared.relay.update(ports);
+    }
+
+    fn update_counts(&self) {
+        let mut no_local: HashMap<Family, HashSet<_>> = HashMap::new();
+        let mut no_internal: HashMap<Family, HashSet<_>> = HashMap::new();
+        for (key, frontend) in self.table.frontends() {
+            let owner = &frontend.lists.owner;
+            match frontend.resolution {
+                Resolution::Drop => no_internal.entry(key.family()).or_default().insert(owner),
+                Resolution::ByOrigin if frontend.lists.local.is_empty() => {
+                    no_local.entry(key.family()).or_default().insert(owner)
+                }
+                _ => continue,
+            };
+        }
+        for family in FAMILIES {
+            let count = |counts: &HashMap<Family, HashSet<_>>| {
+                counts.get(&family).map_or(0, HashSet::len)
+            };
+            let (internal, external) = (count(&no_internal), count(&no_local));
+            self.shared.metrics.no_local_endpoints(family, internal, external);
+            let (frontends, endpoints) = self.nft.counts(family);
+            self.shared.metrics.programmed(family, frontends, endpoints);
+        }
+        let [v4, v6] = FAMILIES.map(|family| self.nft.counts(family));
+        self.shared.status.set("frontends", v4.0 + v6.0);
+        self.shared.status.set("endpoints", v4.1 + v6.1);
+        self.shared.status.set("services", self.table.plans().count());
+    }
+
+    fn clean_conntrack(&mut self, delta: &Delta, full: bool, nodes: &[Node; 2]) {
+        for (family, node) in FAMILIES.into_iter().zip(nodes) {
+            let udp = |key: &&FrontendKey| {
+                key.protocol == Protocol::Udp && key.family() == family
+            };
+            if !full && !delta.keys().any(|key| udp(&key)) {
+                continue;
+            }
+            let gone: HashSet<FrontendKey> = delta
+                .iter()
+                .filter(|(key, frontend)| udp(key) && frontend.is_none())
+                .map(|(key, _)| *key)
+                .collect();
+            let started = Instant::now();
+            let own = match conntrack::own_addresses() {
+                Ok(own) => own,
+                Err(error) => {
+                    tracing::warn!("{error}: UDP flows are not cleaned");
+                    return;
+                }
+            };
+            let on_node = |ip| match node.settings.nodeports {
+                NodePorts::Everywhere => own.contains(&ip),
+                NodePorts::Listed | NodePorts::InNetworks => {
+                    node.nodeport_addresses.iter().any(|prefix| prefix.contains(ip))
+                        && own.contains(&ip)
+                }
+            };
+            let (conntrack, table) = (&mut self.conntrack, &self.table);
+            let outcome =
+                conntrack::reconcile(conntrack, family, table, &self.cluster, &gone, on_node);
+            match outcome {
+                Ok(deleted) => {
+                    let took = started.elapsed();
+                    self.shared.metrics.conntrack_reconciled(family, took, deleted);
+                    if deleted > 0 {
+                        tracing::info!("{deleted} {family} UDP flows went to endpoints that are gone");
+                    }
+                }
+                Err(error) => tracing::warn!("{error}: UDP flows are not cleaned"),
+            }
+        }
+    }
+
+    /// The table, for commands that only look.
+    pub fn plan_all(&mut self) -> (&Table, &Cluster, [Node; 2]) {
+        let dirty = self.cluster.take_dirty();
+        self.plan(&dirty);
+        let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
+        (&self.table, &self.cluster, nodes)
+    }
+
+    /// What is wrong with the objects.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+/// What to do about a refusal of the kernel's.
+fn hint(error: &Error) -> &'static str {
+    use netlink::Errno;
+    match error.errno {
+        Errno::PERM | Errno::ACCESS => " (CAP_NET_ADMIN is needed in this network namespace)",
+        Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT => {
+            " (the kernel lacks this part of nf_tables: 5.13 or newer with nft_numgen, nft_fib, nft_masq and nft_reject is needed)"
+        }
+        Errno::NOBUFS => " (the answer did not fit: it is asked for again)",
+        Errno::BUSY => " (something still refers to it: an older kernel frees it a moment later)",
+        _ => "",
+    }
+}

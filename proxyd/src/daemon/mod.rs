@@ -1,0 +1,204 @@
+//! The running daemon: who does what, on which thread.
+//!
+//! - a source thread reads objects and sends [`Event::Update`]s
+//! - the dataplane thread ([`engine`]) owns all kernel state: it plans, compares and commits
+//! - a thread listens to the kernel for changes that others make to our tables ([`drift`])
+//! - the main thread serves HTTP and waits for signals
+
+pub mod conntrack;
+mod drift;
+pub mod engine;
+pub mod node;
+pub mod status;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::{Config, Mode, SourceConfig};
+use crate::dataplane::nftables::FAMILIES;
+use crate::server::{
+    Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify,
+};
+use crate::source::{Manifests, Source, Update};
+use engine::Engine;
+use status::Status;
+
+/// What the dataplane thread is told.
+#[derive(Debug)]
+pub enum Event {
+    /// Objects changed; the first one holds everything.
+    Update(Update),
+    /// Somebody else changed our tables, in these ways.
+    Drift(Vec<String>),
+    /// The daemon ends.
+    Stop,
+}
+
+/// The pieces that several threads use.
+#[derive(Clone)]
+pub struct Shared {
+    /// Liveness and readiness.
+    pub health: Health,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Health-check node ports.
+    pub health_checks: HealthCheckPorts,
+    /// Node ports on the loopback addresses.
+    pub relay: NodePortRelay,
+    /// What `/status` tells.
+    pub status: Arc<Status>,
+}
+
+impl Shared {
+    /// The pieces of a daemon with these settings.
+    pub fn new(config: &Config) -> Shared {
+        let health = Health::new(&FAMILIES, config.sync_period);
+        Shared {
+            health_checks: HealthCheckPorts::new(health.clone()),
+            health,
+            metrics: Metrics::new(),
+            relay: NodePortRelay::new(),
+            status: Arc::new(Status::default()),
+        }
+    }
+}
+
+/// Opens the source that is configured.
+pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
+    match &config.source {
+        SourceConfig::Manifests(folder) => Ok(Box::new(Manifests::open(folder)?)),
+        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster => {
+            bail!("the API server as source is not built yet: use --manifests DIR")
+        }
+    }
+}
+
+/// Refuses modes that are not built.
+pub fn check_mode(config: &Config) -> Result<()> {
+    match config.mode {
+        Mode::Nftables => Ok(()),
+        other => bail!("--proxy-mode {other}: this mode is not built yet; use nftables"),
+    }
+}
+
+/// Reads the source once, programs it, and returns.
+pub fn oneshot(config: &Config) -> Result<()> {
+    check_mode(config)?;
+    let shared = Shared::new(config);
+    let mut source = open_source(config)?;
+    let mut engine = Engine::new(config.clone(), shared)?;
+    let update = source.read()?;
+    let problems = update.problems.as_ref().map_or(0, Vec::len);
+    engine.take(update);
+    engine.sync().context("programming the kernel")?;
+    if problems > 0 {
+        bail!("{problems} problems in the manifests; everything else is programmed");
+    }
+    Ok(())
+}
+
+/// Runs until a signal asks it to end. The rules stay.
+pub fn run(config: &Config) -> Result<()> {
+    check_mode(config)?;
+    let shared = Shared::new(config);
+    node::prepare(config);
+    let source = open_source(config)?;
+    let (events, queue) = channel();
+    let engine = Engine::new(config.clone(), shared.clone())?;
+    let port = engine.port()?;
+    let dataplane = std::thread::Builder::new()
+        .name("dataplane".into())
+        .spawn({
+            let events = events.clone();
+            move || engine.run(&queue_with_drift(queue, events, port))
+        })
+        .context("start the dataplane thread")?;
+    let reader = events.clone();
+    std::thread::Builder::new()
+        .name("source".into())
+        .spawn(move || read_source(source, &reader))
+        .context("start the source thread")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the HTTP runtime")?;
+    let outcome = runtime.block_on(serve(config, &shared));
+    notify::stopping();
+    let _ = events.send(Event::Stop);
+    let _ = dataplane.join();
+    outcome
+}
+
+/// The queue, together with what is needed to listen for drift once the first state is in place.
+pub struct Queue {
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    port: u32,
+}
+
+fn queue_with_drift(events: Receiver<Event>, sender: Sender<Event>, port: u32) -> Queue {
+    Queue { events, sender, port }
+}
+
+fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut complete = false;
+    loop {
+        let update = if complete { source.wait() } else { source.read() };
+        match update {
+            Ok(update) => {
+                complete = true;
+                if events.send(Event::Update(update)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!("{error}; what was read before stays in force");
+                std::thread::sleep(PAUSE);
+                complete = false;
+            }
+        }
+    }
+}
+
+async fn serve(config: &Config, shared: &Shared) -> Result<()> {
+    let hard_fail = config.bind_address_hard_fail;
+    let status = Arc::clone(&shared.status);
+    let explain = Arc::clone(&shared.status);
+    let pages = http::MetricsPages {
+        metrics: shared.metrics.clone(),
+        proxy_mode: config.mode.to_string(),
+        configz: config.to_kube_proxy_json(),
+        status: Arc::new(move || status.to_json()),
+        explain: Arc::new(move |from, to| explain.explain(from, to)),
+    };
+    let health = http::health_router(shared.health.clone(), shared.metrics.clone());
+    tokio::spawn(shared.health_checks.clone().run());
+    tokio::spawn(shared.relay.clone().run());
+    let healthz = async {
+        match config.healthz_bind {
+            Some(address) => http::serve("healthz", address, hard_fail, health).await,
+            None => std::future::pending().await,
+        }
+    };
+    let metrics = async {
+        match config.metrics_bind {
+            Some(address) => {
+                http::serve("metrics", address, hard_fail, http::metrics_router(pages)).await
+            }
+            None => std::future::pending().await,
+        }
+    };
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = healthz => ended.context("serve healthz"),
+        ended = metrics => ended.context("serve metrics"),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}

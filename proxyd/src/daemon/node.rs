@@ -1,0 +1,166 @@
+//! What follows from the node: its name, its settings, and the parts of the tables that do not come
+//! from Services.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netlink::{Errno, Family, Prefix, sysctl};
+
+use crate::cluster::{self, Cluster};
+use crate::config::{Config, LocalDetection, NodePortScope};
+use crate::dataplane::nftables::{FAMILIES, Node, NodePorts, PodTraffic, Settings};
+use crate::service::Rules;
+use crate::service::endpoints::Place;
+
+/// This node's name: as configured, else the host's, in lower case.
+pub fn name(config: &Config) -> Arc<str> {
+    match &config.hostname_override {
+        Some(name) => name.as_str().into(),
+        None => {
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            host.trim().to_lowercase().into()
+        }
+    }
+}
+
+/// What plans of Services depend on.
+pub fn rules(config: &Config, cluster: &Cluster) -> Rules {
+    let node = cluster.this_node();
+    Rules {
+        place: Place {
+            node: Arc::clone(cluster.node_name()),
+            zone: node.and_then(|node| node.zone.clone()),
+        },
+        external_ips: config.external_ips,
+        node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
+    }
+}
+
+/// What the tables of both families hold besides Services.
+pub fn tables(config: &Config, cluster: &Cluster, be_liberal: bool) -> [Node; 2] {
+    FAMILIES.map(|family| {
+        let this = cluster.this_node();
+        let (pod_traffic, pod_cidrs) = pod_traffic(config, this, family);
+        let (nodeports, nodeport_addresses) = nodeports(config, this, family);
+        Node {
+            settings: Settings {
+                masquerade_mark: 1 << config.masquerade_bit,
+                masquerade_all: config.masquerade_all,
+                pod_traffic,
+                nodeports,
+                drop_invalid: !be_liberal,
+            },
+            pod_cidrs,
+            nodeport_addresses,
+            service_cidrs: cluster.service_cidrs().to_vec(),
+        }
+    })
+}
+
+fn pod_traffic(
+    config: &Config,
+    node: Option<&cluster::Node>,
+    family: Family,
+) -> (PodTraffic, Vec<Prefix>) {
+    let by_source = |cidrs: &[Prefix]| {
+        let own: Vec<Prefix> = cidrs.iter().copied().filter(|c| c.family() == family).collect();
+        let kind = if own.is_empty() { PodTraffic::Unknown } else { PodTraffic::Source };
+        (kind, own)
+    };
+    match &config.local_detection {
+        LocalDetection::ClusterCidr(cidrs) => by_source(cidrs),
+        LocalDetection::NodeCidr => by_source(node.map_or(&[], |node| &node.pod_cidrs)),
+        LocalDetection::BridgeInterface(name) => (PodTraffic::Interface(name.clone()), Vec::new()),
+        LocalDetection::InterfaceNamePrefix(prefix) => {
+            (PodTraffic::InterfacePrefix(prefix.clone()), Vec::new())
+        }
+        LocalDetection::None => (PodTraffic::Unknown, Vec::new()),
+    }
+}
+
+/// The node's own address of a family, if it is known.
+fn primary(config: &Config, node: Option<&cluster::Node>, family: Family) -> Option<IpAddr> {
+    let of_family = |ips: &[IpAddr]| ips.iter().copied().find(|ip| Family::of(*ip) == family);
+    of_family(&config.node_ip).or_else(|| of_family(&node?.addresses))
+}
+
+fn nodeports(
+    config: &Config,
+    node: Option<&cluster::Node>,
+    family: Family,
+) -> (NodePorts, Vec<Prefix>) {
+    let (wants_primary, cidrs) = match config.nodeport_addresses.scope(family, config.mode) {
+        NodePortScope::All => return (NodePorts::Everywhere, Vec::new()),
+        NodePortScope::Listed { primary, cidrs } => (primary, cidrs),
+    };
+    let own = primary(config, node, family);
+    if wants_primary && own.is_none() && cidrs.is_empty() && node.is_none() {
+        // Nobody told us the node's addresses, as on a machine without a Node object.
+        return (NodePorts::Everywhere, Vec::new());
+    }
+    // Loopback is served by the relay alone.
+    let mut listed: Vec<Prefix> = cidrs.iter().copied().filter(|c| !is_loopback(*c)).collect();
+    let kind = if listed.is_empty() { NodePorts::Listed } else { NodePorts::InNetworks };
+    listed.extend(own.filter(|_| wants_primary).map(Prefix::host));
+    (kind, listed)
+}
+
+fn is_loopback(prefix: Prefix) -> bool {
+    prefix.first().is_loopback() && prefix.last().is_loopback()
+}
+
+/// Whether conntrack lets segments out of their window pass anyway.
+pub fn be_liberal() -> bool {
+    sysctl::read("net/netfilter/nf_conntrack_tcp_be_liberal").is_ok_and(|value| value != "0")
+}
+
+/// The largest `nf_conntrack_max` that is set unasked.
+const CONNTRACK_CEILING: u32 = 1 << 20;
+
+/// Sets the node's settings that forwarding needs, and says what it changed. What may not be set here
+/// is somebody else's, and told.
+pub fn prepare(config: &Config) {
+    ensure("net/ipv4/ip_forward", "1");
+    ensure("net/ipv6/conf/all/forwarding", "1");
+    let conntrack = &config.conntrack;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    if conntrack.max_per_core > 0 {
+        let wanted = conntrack.max_per_core.saturating_mul(cores).min(CONNTRACK_CEILING);
+        at_least("net/netfilter/nf_conntrack_max", wanted.max(conntrack.min));
+    }
+    if conntrack.tcp_be_liberal {
+        ensure("net/netfilter/nf_conntrack_tcp_be_liberal", "1");
+    }
+    for (setting, timeout) in [
+        ("nf_conntrack_tcp_timeout_established", conntrack.tcp_established),
+        ("nf_conntrack_tcp_timeout_close_wait", conntrack.tcp_close_wait),
+        ("nf_conntrack_udp_timeout", conntrack.udp_timeout),
+        ("nf_conntrack_udp_timeout_stream", conntrack.udp_stream_timeout),
+    ] {
+        if let Some(timeout) = timeout {
+            let seconds = timeout.as_secs().max(1);
+            ensure(&format!("net/netfilter/{setting}"), &seconds.to_string());
+        }
+    }
+    if let Some(adjust) = config.oom_score_adj
+        && let Err(error) = std::fs::write("/proc/self/oom_score_adj", adjust.to_string())
+    {
+        tracing::debug!("oom_score_adj {adjust}: {error}");
+    }
+}
+
+fn ensure(name: &str, value: &str) {
+    match sysctl::ensure(name, value) {
+        Ok(true) => tracing::info!("set {name} to {value}"),
+        Ok(false) => {}
+        Err(error) if error.errno == Errno::NOENT => tracing::debug!("{error}"),
+        Err(error) => tracing::warn!("{error}: set {name} to {value} yourself"),
+    }
+}
+
+fn at_least(name: &str, wanted: u32) {
+    let now = sysctl::read(name).ok().and_then(|value| value.parse::<u32>().ok());
+    if now.is_some_and(|now| now < wanted) {
+        ensure(name, &wanted.to_string());
+    }
+}

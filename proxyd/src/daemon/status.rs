@@ -1,0 +1,64 @@
+//! What `/status` and `proxyd status` tell.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::explain::{self, View};
+
+/// How many problems are listed; the rest is counted.
+const LISTED: usize = 100;
+
+#[derive(Default)]
+struct Facts {
+    values: HashMap<&'static str, Value>,
+    problems: Vec<String>,
+    view: Option<Arc<View>>,
+}
+
+/// The facts, told by the dataplane thread and read by HTTP requests.
+#[derive(Default)]
+pub struct Status(Mutex<Facts>);
+
+impl Status {
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // What is behind it is plain data: whoever panicked left it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets a fact.
+    pub fn set(&self, name: &'static str, value: impl Into<Value>) {
+        self.facts().values.insert(name, value.into());
+    }
+
+    /// Replaces the list of what is wrong.
+    pub fn set_problems(&self, problems: Vec<String>) {
+        self.facts().problems = problems;
+    }
+
+    /// Replaces what explanations are made of.
+    pub fn set_view(&self, view: Arc<View>) {
+        self.facts().view = Some(view);
+    }
+
+    /// Everything.
+    pub fn to_json(&self) -> Value {
+        let facts = self.facts();
+        let mut all: serde_json::Map<String, Value> =
+            facts.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let listed: Vec<&String> = facts.problems.iter().take(LISTED).collect();
+        all.insert("problems".into(), json!(listed));
+        all.insert("problemCount".into(), facts.problems.len().into());
+        Value::Object(all)
+    }
+
+    /// The path of a connection, by what was programmed last.
+    pub fn explain(&self, from: &str, to: &str) -> Value {
+        let view = self.facts().view.clone();
+        match view {
+            Some(view) => explain::answer(&view, from, to),
+            None => json!({"verdict": "unknown", "reason": "nothing is programmed yet"}),
+        }
+    }
+}

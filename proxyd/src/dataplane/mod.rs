@@ -1,0 +1,3 @@
+//! From the abstract service table to the kernel.
+
+pub mod nftables;

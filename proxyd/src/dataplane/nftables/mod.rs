@@ -1,0 +1,509 @@
+//! Services in nftables: constant chains and rules, one element per frontend and endpoint.
+//!
+//! - [`names`]: tables, sets, chains; [`layout`]: their rules
+//! - [`element`]: what a frontend needs; [`slots`], [`ids`]: places and numbers of endpoints
+//! - [`changes`]: the difference between two states, in transactions
+//! - [`found`]: what the kernel holds, read once at the start and whenever something went wrong
+//!
+//! The state that was committed is in memory, so that a change costs what it changes. After any error
+//! nothing is assumed: [`Nftables::reconcile`] reads the tables and writes the differences.
+
+mod changes;
+mod element;
+mod found;
+mod ids;
+mod layout;
+mod names;
+
+mod slots;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use netlink::nftables::{Generation, NftSocket, Transaction};
+use netlink::{Error, Family, Prefix, Result};
+
+pub use layout::{NodePorts, PodTraffic, Settings};
+pub use names::table;
+
+
+use crate::service::table::Delta;
+use crate::service::{Backend, Frontend, FrontendKey, Resolution};
+use changes::{Changes, difference};
+use element::{Item, Programmed, Slot, items, range_items};
+use found::Found;
+use ids::{Ids, ListName};
+use layout::Layout;
+use names::{List, SetId, Target};
+use slots::{place, places};
+
+/// Both families, in the order in which everything is kept.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Elements after which a transaction is committed, so that others are not kept waiting.
+const CHUNK: usize = 8192;
+/// How often the tables are read anew when others write meanwhile.
+const ATTEMPTS: usize = 50;
+
+fn index(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
+}
+
+/// What a family's table holds besides Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What the rules depend on.
+    pub settings: Settings,
+    /// Addresses of the cluster's pods.
+    pub pod_cidrs: Vec<Prefix>,
+    /// Addresses on which node ports answer.
+    pub nodeport_addresses: Vec<Prefix>,
+    /// Ranges that ClusterIPs come from.
+    pub service_cidrs: Vec<Prefix>,
+}
+
+impl Node {
+    fn items(&self, family: Family) -> Vec<Item> {
+        let mut items = Vec::new();
+        let sets = [
+            (SetId::PodCidrs, &self.pod_cidrs),
+            (SetId::NodePortAddresses, &self.nodeport_addresses),
+            (SetId::ServiceCidrs, &self.service_cidrs),
+        ];
+        for (set, prefixes) in sets {
+            let own: Vec<Prefix> =
+                prefixes.iter().copied().filter(|prefix| prefix.family() == family).collect();
+            range_items(set, &own, &mut items);
+        }
+        items
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Elements added and deleted.
+    pub elements: u64,
+    /// Transactions.
+    pub transactions: u64,
+    /// Bytes sent to the kernel.
+    pub bytes: u64,
+    /// What else was not as it should have been, found by a full comparison.
+    pub repairs: Vec<String>,
+}
+
+/// Services in nftables.
+pub struct Nftables {
+    socket: NftSocket,
+    nodes: Option<[Node; 2]>,
+    programmed: HashMap<FrontendKey, Programmed>,
+    /// How many frontends need an element that several can need.
+    shared: HashMap<(Family, Item), u32>,
+    ids: Ids,
+    numbered: HashMap<ListName, u32>,
+    targets: [HashSet<Target>; 2],
+    written: Written,
+}
+
+impl Nftables {
+    /// Opens the connection in the calling thread's network namespace.
+    pub fn open() -> Result<Nftables> {
+        Ok(Nftables {
+            socket: NftSocket::open()?,
+            nodes: None,
+            programmed: HashMap::new(),
+            shared: HashMap::new(),
+            ids: Ids::default(),
+            numbered: HashMap::new(),
+            targets: Default::default(),
+            written: Written::default(),
+        })
+    }
+
+    /// The number by which our own changes are known among the kernel's notifications.
+    pub fn port(&self) -> Result<u32> {
+        self.socket.port()
+    }
+
+    /// Whether what is in the kernel is known, so that [`Nftables::apply`] can be used.
+    pub fn is_known(&self) -> bool {
+        self.nodes.is_some()
+    }
+
+    /// Commits what changed. After an error the state is not known any more.
+    pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
+        self.written = Written::default();
+        let outcome = self.try_apply(delta, nodes, now);
+        if outcome.is_err() {
+            self.nodes = None;
+        }
+        outcome.map(|()| std::mem::take(&mut self.written))
+    }
+
+    fn try_apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<()> {
+        let mut changes = Changes::default();
+        let before = self.nodes.take();
+        for (family, node) in FAMILIES.into_iter().zip(nodes) {
+            let known = before.as_ref().map(|nodes| &nodes[index(family)]);
+            if known == Some(node) {
+                continue;
+            }
+            if known.is_none_or(|known| known.settings != node.settings) {
+                changes.rules.insert(family);
+            }
+            let old = known.map(|known| known.items(family)).unwrap_or_default();
+            changes.differ(family, difference(old, node.items(family)));
+        }
+        let nodes = nodes.clone();
+        let entries = delta.iter().map(|(key, frontend)| (*key, frontend.as_ref()));
+        self.change_frontends(entries.collect(), &mut changes, &nodes, now, None)?;
+        self.commit(&mut changes, &nodes, None)?;
+        self.nodes = Some(nodes);
+        Ok(())
+    }
+
+    /// Changes frontends, Service by Service, and commits whenever enough has gathered.
+    fn change_frontends(
+        &mut self,
+        mut entries: Vec<(FrontendKey, Option<&Frontend>)>,
+        changes: &mut Changes,
+        nodes: &[Node; 2],
+        now: Instant,
+        mut found: Option<&mut [Found; 2]>,
+    ) -> Result<()> {
+        // A Service's frontends become visible together.
+        entries.sort_by_cached_key(|(key, frontend)| {
+            let owner = frontend.map(|frontend| &frontend.lists.owner);
+            let owner = owner.or_else(|| Some(&self.programmed.get(key)?.frontend.lists.owner));
+            (owner.map(|owner| owner.service.clone()), *key)
+        });
+        let mut service = None;
+        for (key, frontend) in entries {
+            let owner = frontend.map(|frontend| frontend.lists.owner.service.clone());
+            if owner.is_none() || owner != service {
+                if changes.len() >= CHUNK {
+                    self.commit(changes, nodes, None)?;
+                }
+                service = owner;
+            } else if changes.inert() >= CHUNK {
+                let mut inert = changes.take_inert();
+                self.commit(&mut inert, nodes, None)?;
+            }
+            let family = key.family();
+            let found = found.as_deref_mut().map(|found| &mut found[index(family)]);
+            self.change_frontend(key, frontend, changes, now, found);
+        }
+        Ok(())
+    }
+
+    fn change_frontend(
+        &mut self,
+        key: FrontendKey,
+        frontend: Option<&Frontend>,
+        changes: &mut Changes,
+        now: Instant,
+        found: Option<&mut Found>,
+    ) {
+        let family = key.family();
+        let before = self.programmed.remove(&key);
+        let guide = match (&before, &found) {
+            (Some(before), _) => [places(&before.primary), places(&before.local)],
+            (None, Some(found)) => found.places(&key),
+            (None, None) => Default::default(),
+        };
+        let after = frontend.map(|frontend| self.program(&key, frontend, guide, now));
+        let mut old = Vec::new();
+        let mut new = Vec::new();
+        if let Some(before) = &before {
+            items(&key, before, &mut old);
+        }
+        if let Some(after) = &after {
+            items(&key, after, &mut new);
+            self.programmed.insert(key, after.clone());
+        }
+        self.release(&key, before.as_ref(), after.as_ref(), now);
+        let (removed, added) = difference(old, new);
+        let (mut deletes, mut adds) = (Vec::new(), Vec::new());
+        for item in added {
+            if item.set.is_shared() {
+                let count = self.shared.entry((family, item)).or_default();
+                *count += 1;
+                let there = found.as_ref().is_some_and(|found| found.shared.contains(&item));
+                if *count > 1 || there {
+                    continue;
+                }
+            }
+            adds.push(item);
+        }
+        for item in removed {
+            if item.set.is_shared()
+                && let Some(count) = self.shared.get_mut(&(family, item))
+            {
+                *count -= 1;
+                if *count > 0 {
+                    continue;
+                }
+                self.shared.remove(&(family, item));
+            }
+            deletes.push(item);
+        }
+        if let Some(found) = found {
+            // Compared with what is there, which may be anything.
+            adds.sort_unstable();
+            let own = found.take_items(&key);
+            let (shared, unshared): (Vec<Item>, Vec<Item>) =
+                adds.into_iter().partition(|item| item.set.is_shared());
+            (deletes, adds) = difference(own, unshared);
+            adds.extend(shared);
+        }
+        changes.differ(family, (deletes, adds));
+    }
+
+    /// A frontend with the places and numbers of its endpoints.
+    fn program(
+        &mut self,
+        key: &FrontendKey,
+        frontend: &Frontend,
+        [primary, local]: [Vec<Option<Backend>>; 2],
+        now: Instant,
+    ) -> Programmed {
+        let [first, second] = lists(frontend);
+        let mut slots = |guide: &[Option<Backend>], list: Option<(List, &[Backend])>| {
+            let Some((list, backends)) = list else { return Vec::new() };
+            let name = frontend.lists.affinity.map(|affinity| {
+                let owner = frontend.lists.owner.clone();
+                let name = ListName { owner, family: key.family(), list };
+                let _ = self.ids.number(&name, affinity, backends, now);
+                name
+            });
+            let number = |backend: Backend| {
+                let id = name.as_ref().and_then(|name| self.ids.get(name, &backend));
+                Slot { backend, id }
+            };
+            place(guide, backends).into_iter().map(number).collect()
+        };
+        let primary = slots(&primary, first);
+        let local = slots(&local, second);
+        Programmed { frontend: frontend.clone(), primary, local }
+    }
+
+    /// Frees the numbers of lists that no frontend uses any more.
+    fn release(
+        &mut self,
+        key: &FrontendKey,
+        before: Option<&Programmed>,
+        after: Option<&Programmed>,
+        now: Instant,
+    ) {
+        let names = |programmed: Option<&Programmed>| -> Vec<ListName> {
+            let Some(Programmed { frontend, .. }) = programmed else { return Vec::new() };
+            if frontend.lists.affinity.is_none() {
+                return Vec::new();
+            }
+            let owner = &frontend.lists.owner;
+            let family = key.family();
+            let name = |(list, _)| ListName { owner: owner.clone(), family, list };
+            lists(frontend).into_iter().flatten().map(name).collect()
+        };
+        for name in names(after) {
+            *self.numbered.entry(name).or_default() += 1;
+        }
+        for name in names(before) {
+            let Some(count) = self.numbered.get_mut(&name) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.numbered.remove(&name);
+                self.ids.retire(&name, now);
+            }
+        }
+    }
+
+    /// Commits the changes in one transaction, and empties them.
+    fn commit(
+        &mut self,
+        changes: &mut Changes,
+        nodes: &[Node; 2],
+        generation: Option<Generation>,
+    ) -> Result<()> {
+        let mut transaction = Transaction::new(generation);
+        for family in FAMILIES {
+            let layout = Layout { family, settings: &nodes[index(family)].settings };
+            changes.write(&layout, &mut self.targets[index(family)], &mut transaction);
+        }
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        self.written.elements += changes.len() as u64;
+        self.written.transactions += 1;
+        self.written.bytes += transaction.bytes() as u64;
+        *changes = Changes::default();
+        self.socket.commit(transaction)
+    }
+
+    /// Reads what is in the kernel, and writes what differs from these frontends.
+    pub fn reconcile<'a>(
+        &mut self,
+        frontends: impl Fn() -> Vec<(FrontendKey, &'a Frontend)>,
+        nodes: &[Node; 2],
+        now: Instant,
+    ) -> Result<Written> {
+        for _ in 0..ATTEMPTS {
+            self.nodes = None;
+            self.written = Written::default();
+            match self.try_reconcile(frontends(), nodes, now) {
+                Err(error) if error.is_stale_generation() => continue,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.nodes = Some(nodes.clone());
+                    return Ok(std::mem::take(&mut self.written));
+                }
+            }
+        }
+        Err(Error::new(
+            format!("others changed nftables during each of {ATTEMPTS} attempts to compare"),
+            netlink::Errno::AGAIN,
+        ))
+    }
+
+    fn try_reconcile(
+        &mut self,
+        frontends: Vec<(FrontendKey, &Frontend)>,
+        nodes: &[Node; 2],
+        now: Instant,
+    ) -> Result<()> {
+        let generation = self.socket.generation()?;
+        let mut found = Vec::with_capacity(2);
+        for family in FAMILIES {
+            let layout = Layout { family, settings: &nodes[index(family)].settings };
+            found.push(Found::read(&mut self.socket, &layout)?);
+        }
+        let Ok(mut found) = <[Found; 2]>::try_from(found) else { unreachable!("two families") };
+        self.programmed.clear();
+        self.shared.clear();
+        self.numbered.clear();
+        self.ids = Ids::default();
+        let mut changes = Changes::default();
+        for (family, found) in FAMILIES.into_iter().zip(&mut found) {
+            self.targets[index(family)] = std::mem::take(&mut found.targets);
+            self.written.repairs.append(&mut found.repairs);
+            if found.recreate {
+                changes.recreate.insert(family);
+            }
+            if found.rules_differ || found.recreate {
+                changes.rules.insert(family);
+            }
+            changes.rewrite.extend(found.broken_targets.drain(..).map(|target| (family, target)));
+            let node = &nodes[index(family)];
+            changes.differ(family, difference(found.node_items(), node.items(family)));
+        }
+        self.adopt_ids(&frontends, &found, now);
+        let whole = !changes.recreate.is_empty() && found.iter().any(|found| found.exists);
+        if !whole && !(changes.recreate.is_empty() && changes.rules.is_empty()) {
+            // Service ranges drop what has no Service: not before the Services are there.
+            let late = changes.take_service_cidrs();
+            self.commit(&mut changes, nodes, Some(generation))?;
+            changes = late;
+        }
+        let mut entries: BTreeMap<FrontendKey, Option<&Frontend>> =
+            found.iter().flat_map(Found::frontends).map(|key| (key, None)).collect();
+        entries.extend(frontends.into_iter().map(|(key, frontend)| (key, Some(frontend))));
+        let entries = entries.into_iter().collect();
+        if whole {
+            // A table of another version is replaced at once, with everything.
+            self.change_everything(entries, &mut changes, now, &mut found);
+        } else {
+            self.change_frontends(entries, &mut changes, nodes, now, Some(&mut found))?;
+        }
+        for (family, found) in FAMILIES.into_iter().zip(&mut found) {
+            let unused = found.shared.iter().filter(|item| {
+                !self.shared.contains_key(&(family, **item))
+            });
+            let mut deletes: Vec<Item> = unused.copied().collect();
+            deletes.append(&mut found.foreign);
+            changes.differ(family, (deletes, Vec::new()));
+        }
+        // The first transaction tells whether anybody wrote since everything was read.
+        let first = (self.written.transactions == 0).then_some(generation);
+        self.commit(&mut changes, nodes, first)
+    }
+
+    fn change_everything(
+        &mut self,
+        entries: Vec<(FrontendKey, Option<&Frontend>)>,
+        changes: &mut Changes,
+        now: Instant,
+        found: &mut [Found; 2],
+    ) {
+        for (key, frontend) in entries {
+            let found = &mut found[index(key.family())];
+            self.change_frontend(key, frontend, changes, now, Some(found));
+        }
+    }
+
+    /// Takes over the numbers that clients may hold.
+    fn adopt_ids(
+        &mut self,
+        frontends: &[(FrontendKey, &Frontend)],
+        found: &[Found; 2],
+        now: Instant,
+    ) {
+        for (key, frontend) in frontends {
+            let Some(affinity) = frontend.lists.affinity else { continue };
+            let found = &found[index(key.family())];
+            for (at, list) in lists(frontend).into_iter().enumerate() {
+                let Some((list, backends)) = list else { continue };
+                let owner = frontend.lists.owner.clone();
+                let name = ListName { owner, family: key.family(), list };
+                for (backend, id) in found.numbers(key, at) {
+                    if backends.binary_search(&backend).is_ok() {
+                        self.ids.adopt(&name, affinity, id, backend);
+                    }
+                }
+            }
+        }
+        for (family, found) in FAMILIES.into_iter().zip(found) {
+            let held: BTreeMap<u32, Duration> =
+                found.held.iter().map(|(id, left)| (*id, *left)).collect();
+            self.ids.hold(family, &held, now);
+        }
+    }
+
+    /// Deletes both tables.
+    pub fn delete(&mut self) -> Result<Vec<&'static str>> {
+        self.nodes = None;
+        let mut deleted = Vec::new();
+        for family in FAMILIES {
+            let mut transaction = Transaction::default();
+            transaction.delete_table(table(family));
+            match self.socket.commit(transaction) {
+                Err(error) if error.not_found() => {}
+                Err(error) => return Err(error),
+                Ok(()) => deleted.push(if family == Family::V4 { "ip" } else { "ip6" }),
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Frontends and endpoints of a family that are in the kernel.
+    pub fn counts(&self, family: Family) -> (usize, usize) {
+        let own = self.programmed.iter().filter(|(key, _)| key.family() == family);
+        own.fold((0, 0), |(frontends, endpoints), (_, programmed)| {
+            (frontends + 1, endpoints + programmed.primary.len() + programmed.local.len())
+        })
+    }
+}
+
+/// The lists that a frontend needs: the first, and for the Local policy's external traffic another.
+fn lists(frontend: &Frontend) -> [Option<(List, &[Backend])>; 2] {
+    let cluster = (List::Primary, frontend.lists.cluster.as_slice());
+    let local = (List::Local, frontend.lists.local.as_slice());
+    match frontend.resolution {
+        Resolution::Cluster(_) => [Some(cluster), None],
+        Resolution::Local => [Some(local), None],
+        Resolution::ByOrigin => [Some(cluster), Some(local)],
+        Resolution::Reject | Resolution::Drop => [None, None],
+    }
+}
