@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netlink::nftables::{
-    Chain, DataType, Element, Expression, Hook, Key, NftSocket, RuleTag, Set, SetData, Table,
+    Chain, DataType, Element, Expression, Hook, Key, NftSocket, RuleTag, Set, Table,
     TableFamily, Transaction, Verdict,
 };
 

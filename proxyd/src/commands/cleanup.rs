@@ -24,7 +24,8 @@ pub(super) fn cleanup() -> Result<()> {
             Ok(()) => println!("deleted nftables table {prefix} {name}"),
             Err(error) if error.not_found() => {}
             Err(error) => {
-                return Err(error).with_context(|| format!("delete nftables table {prefix} {name}"));
+                return Err(error)
+                    .with_context(|| format!("delete nftables table {prefix} {name}"));
             }
         }
     }

@@ -30,11 +30,8 @@ pub fn reconcile(
     let mut deleted = 0;
     for translated in flows {
         let flow = &translated.flow;
-        let key = |address| FrontendKey {
-            address,
-            protocol: Protocol::Udp,
-            port: flow.destination_port,
-        };
+        let key =
+            |address| FrontendKey { address, protocol: Protocol::Udp, port: flow.destination_port };
         let by_ip = key(Address::Ip(flow.destination));
         let by_node = key(Address::Node(family));
         let owner = |key: &FrontendKey| table.frontend(key).map(|f| &f.lists.owner);

@@ -239,9 +239,8 @@ impl Engine {
         let mut delta = Delta::new();
         for name in &services {
             let service = self.cluster.service(name);
-            let new = service.map(|service| {
-                plan::plan(name, service, self.cluster.slices(name), &self.rules)
-            });
+            let new = service
+                .map(|service| plan::plan(name, service, self.cluster.slices(name), &self.rules));
             self.table.replace(name, new, &mut delta);
         }
         delta
@@ -285,10 +284,10 @@ impl Engine {
         if first || (drift.is_empty() && written.repairs.is_empty()) {
             return;
         }
-        let seen = if drift.is_empty() { "a failed sync".to_owned() } else { drift.join("; ") };
+        let seen = if drift.is_empty() { "a failed sync".to_owned() } else { some_of(drift) };
         if repaired {
             self.shared.metrics.drift_repaired();
-            let repairs = written.repairs.join("; ");
+            let repairs = some_of(&written.repairs);
             tracing::warn!(
                 "somebody else changed our tables ({seen}); repaired: {repairs}{}{} elements",
                 if repairs.is_empty() { "" } else { "; " },
@@ -363,8 +362,7 @@ impl Engine {
             let target = ports.entry(key.port).or_default();
             let backends: Vec<SocketAddr> =
                 frontend.lists.cluster.iter().map(|b| (*b).into()).collect();
-            target.affinity =
-                frontend.lists.affinity.map(|a| Duration::from_secs(u64::from(a.0)));
+            target.affinity = frontend.lists.affinity.map(|a| Duration::from_secs(u64::from(a.0)));
             match family {
                 Family::V4 if wanted[0] => target.v4 = backends,
                 Family::V6 if wanted[1] => target.v6 = backends,
@@ -388,9 +386,8 @@ impl Engine {
             };
         }
         for family in FAMILIES {
-            let count = |counts: &HashMap<Family, HashSet<_>>| {
-                counts.get(&family).map_or(0, HashSet::len)
-            };
+            let count =
+                |counts: &HashMap<Family, HashSet<_>>| counts.get(&family).map_or(0, HashSet::len);
             let (internal, external) = (count(&no_internal), count(&no_local));
             self.shared.metrics.no_local_endpoints(family, internal, external);
             let (frontends, endpoints) = self.nft.counts(family);
@@ -404,9 +401,7 @@ impl Engine {
 
     fn clean_conntrack(&mut self, delta: &Delta, full: bool, nodes: &[Node; 2]) {
         for (family, node) in FAMILIES.into_iter().zip(nodes) {
-            let udp = |key: &&FrontendKey| {
-                key.protocol == Protocol::Udp && key.family() == family
-            };
+            let udp = |key: &&FrontendKey| key.protocol == Protocol::Udp && key.family() == family;
             if !full && !delta.keys().any(|key| udp(&key)) {
                 continue;
             }
@@ -438,7 +433,9 @@ impl Engine {
                     let took = started.elapsed();
                     self.shared.metrics.conntrack_reconciled(family, took, deleted);
                     if deleted > 0 {
-                        tracing::info!("{deleted} {family} UDP flows went to endpoints that are gone");
+                        tracing::info!(
+                            "{deleted} {family} UDP flows went to endpoints that are gone"
+                        );
                     }
                 }
                 Err(error) => tracing::warn!("{error}: UDP flows are not cleaned"),
@@ -457,6 +454,16 @@ impl Engine {
     /// What is wrong with the objects.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn some_of(list: &[String]) -> String {
+    const FEW: usize = 4;
+    let few = list.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
+    match list.len().saturating_sub(FEW) {
+        0 => few,
+        more => format!("{few}; and {more} more"),
     }
 }
 

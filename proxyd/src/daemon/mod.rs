@@ -19,9 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::{Config, Mode, SourceConfig};
 use crate::dataplane::nftables::FAMILIES;
-use crate::server::{
-    Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify,
-};
+use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
 use crate::source::{Manifests, Source, Update};
 use engine::Engine;
 use status::Status;

@@ -9,6 +9,8 @@
 pub mod endpoints;
 pub mod plan;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 pub use plan::{HealthCheck, Rules, ServicePlan};
 pub use table::{Address, Backend, Frontend, FrontendKey, Lists, Masquerade, Resolution, Table};

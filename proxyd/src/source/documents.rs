@@ -104,8 +104,7 @@ struct Head<'a> {
 
 fn parse_json(text: &str, each: &mut dyn FnMut(Parsed)) {
     let mut lines = Lines { text, at: 0, line: 1 };
-    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    while let Some(next) = stream.next() {
+    for next in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
         match next {
             Ok(raw) => json_document(raw, &mut lines, each),
             Err(error) => {

@@ -32,6 +32,14 @@ struct FileState {
     problems: Vec<Problem>,
 }
 
+/// What follows from reading a file.
+#[derive(Default)]
+struct Outcome {
+    changes: Vec<Change>,
+    /// Files that hold other versions of what this one holds, or held: they are read again.
+    again: BTreeSet<String>,
+}
+
 /// Whether a name is one of a file that is read.
 fn is_manifest(name: &str) -> bool {
     !name.starts_with('.')
@@ -72,8 +80,9 @@ impl Manifests {
     fn read_files(&mut self, mut pending: BTreeSet<String>) -> Update {
         let mut changes = Vec::new();
         while let Some(name) = pending.pop_first() {
-            // Files that hold other versions of what this one held are read again.
-            pending.extend(self.read_file(&name, &mut changes));
+            let outcome = self.read_file(&name);
+            changes.extend(outcome.changes);
+            pending.extend(outcome.again);
         }
         if changes.iter().any(|change| matches!(change, Change::ServiceCidrs(_))) {
             changes.retain(|change| !matches!(change, Change::ServiceCidrs(_)));
@@ -95,14 +104,16 @@ impl Manifests {
         self.files.iter().find(holds).map(|(name, _)| name)
     }
 
-    /// Reads a file and adds what changed; returns the files that must be read again because of it.
-    fn read_file(&mut self, name: &str, changes: &mut Vec<Change>) -> BTreeSet<String> {
+    /// Reads a file.
+    fn read_file(&mut self, name: &str) -> Outcome {
         let path = self.folder.path().join(name);
         let before = self.files.remove(name).unwrap_or_default();
+        let mut outcome = Outcome::default();
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return self.leave(name, before.objects.keys(), changes);
+                let again = self.leave(name, before.objects.keys(), &mut outcome.changes);
+                return Outcome { again, ..outcome };
             }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
@@ -112,11 +123,9 @@ impl Manifests {
         match text {
             Ok(text) => {
                 let json = name.ends_with(".json");
-                let mut documents = Vec::new();
                 documents::parse(&text, json, &mut |parsed| {
-                    broken |= self.take(name, &file, parsed, &mut state, &before, &mut documents);
+                    broken |= self.take(&file, parsed, &mut state, &before, &mut outcome);
                 });
-                changes.append(&mut documents);
             }
             Err(message) => {
                 broken = true;
@@ -131,24 +140,25 @@ impl Manifests {
                 state.objects.entry(object).or_insert(line);
             }
             self.files.insert(name.to_owned(), state);
-            return BTreeSet::new();
+            return outcome;
         }
         let gone: Vec<ObjectName> =
             before.objects.into_keys().filter(|o| !state.objects.contains_key(o)).collect();
         self.files.insert(name.to_owned(), state);
-        self.leave(name, gone.iter(), changes)
+        outcome.again.extend(self.leave(name, gone.iter(), &mut outcome.changes));
+        outcome
     }
 
     /// Takes a document in; tells whether it is broken so that it cannot be known what it was.
     fn take(
         &mut self,
-        name: &str,
         file: &Arc<PathBuf>,
         parsed: Parsed,
         state: &mut FileState,
         before: &FileState,
-        changes: &mut Vec<Change>,
+        outcome: &mut Outcome,
     ) -> bool {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let place = Place { file: Arc::clone(file), line: parsed.line };
         let mut problem = |object: &str, (field, message): convert::Fault| {
             let (place, object) = (Some(place.clone()), object.to_owned());
@@ -184,12 +194,12 @@ impl Manifests {
             problem(&converted.title, (String::new(), message));
             return false;
         }
-        let later = !before.objects.contains_key(&object) && self.holder(&object, name).is_some();
-        if later {
-            // A later file had it until now; it will say so when it is read again.
-            tracing::debug!("{} is in a second file", converted.title);
+        if !before.objects.contains_key(&object)
+            && let Some(later) = self.holder(&object, name)
+        {
+            outcome.again.insert(later.clone()); // it had the object until now
         }
-        changes.push(match (&object, content) {
+        outcome.changes.push(match (&object, content) {
             (ObjectName::Service(key), Object::Service(s)) => Change::Service(key.clone(), Some(s)),
             (ObjectName::Slice(key), Object::Slice(s)) => Change::Slice(key.clone(), Some(s)),
             (ObjectName::Node(key), Object::Node(node)) => Change::Node(key.clone(), Some(node)),

@@ -138,10 +138,11 @@ impl Ids {
             return;
         }
         let timeout = Duration::from_secs(u64::from(affinity.0));
-        let numbers = self
-            .lists
-            .entry(name.clone())
-            .or_insert_with(|| Numbers { list, timeout, ..Numbers::default() });
+        let numbers = self.lists.entry(name.clone()).or_insert_with(|| Numbers {
+            list,
+            timeout,
+            ..Numbers::default()
+        });
         if !numbers.live.values().any(|known| *known == endpoint) {
             numbers.live.entry(backend).or_insert(endpoint);
         }

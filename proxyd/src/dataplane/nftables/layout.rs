@@ -183,10 +183,8 @@ impl Layout<'_> {
 
     /// Whether the destination is an address on which node ports answer.
     fn to_nodeport_address(&self) -> Vec<Expression> {
-        let listed = [
-            Expression::LoadPayload(self.daddr(), R[0]),
-            in_set(SetId::NodePortAddresses, R[0]),
-        ];
+        let listed =
+            [Expression::LoadPayload(self.daddr(), R[0]), in_set(SetId::NodePortAddresses, R[0])];
         let own = [Expression::LoadDestinationType(R[0]), equal(R[0], &RTN_LOCAL.to_ne_bytes())];
         match self.settings.nodeports {
             NodePorts::Listed => listed.to_vec(),
@@ -212,7 +210,7 @@ impl Layout<'_> {
     }
 
     /// Whether the packet comes from a pod of the cluster, or (`inverted`) from elsewhere.
-    fn from_pod(&self, inverted: bool) -> Option<Vec<Expression>> {
+    fn pod_source(&self, inverted: bool) -> Option<Vec<Expression>> {
         let compare = if inverted { Compare::NotEqual } else { Compare::Equal };
         let interface = |bytes: Vec<u8>| {
             vec![
@@ -279,8 +277,7 @@ impl Layout<'_> {
         let rule = [&new[..], &self.to_nodeport_address(), &ports];
         rules.push(Rule::new("filter-input", "to a node port without endpoints", &rule));
         if self.settings.drop_invalid {
-            let tcp =
-                [Expression::LoadMeta(Meta::L4Proto, R[0]), equal(R[0], &[TCP])];
+            let tcp = [Expression::LoadMeta(Meta::L4Proto, R[0]), equal(R[0], &[TCP])];
             let drop = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
             let rule = [&state(CT_INVALID)[..], &tcp, &drop];
             rules.push(Rule::new("filter-forward", "out of every connection", &rule));
@@ -317,7 +314,11 @@ impl Layout<'_> {
             Expression::Compare(Compare::NotEqual, R[0], vec![0; 4]),
             Expression::Verdict(Verdict::Jump(SOURCE.into())),
         ];
-        rules.push(Rule::new("nat-postrouting", "translated: perhaps a new source", &[&translated]));
+        rules.push(Rule::new(
+            "nat-postrouting",
+            "translated: perhaps a new source",
+            &[&translated],
+        ));
         rules.extend(self.source());
         rules
     }
@@ -374,7 +375,7 @@ impl Layout<'_> {
             Rule::new(SOURCE, "to itself", &[&hairpin]),
         ];
         let from_elsewhere =
-            if self.settings.masquerade_all { Some(Vec::new()) } else { self.from_pod(true) };
+            if self.settings.masquerade_all { Some(Vec::new()) } else { self.pod_source(true) };
         if let Some(from_elsewhere) = from_elsewhere {
             let key = match self.family {
                 Family::V4 => Ct::DestinationIp,
@@ -412,10 +413,8 @@ impl Layout<'_> {
                     Expression::Counter,
                     Expression::Reject(RejectWith::TcpReset),
                 ];
-                let other = [
-                    Expression::Counter,
-                    Expression::Reject(RejectWith::IcmpUnreachable(code)),
-                ];
+                let other =
+                    [Expression::Counter, Expression::Reject(RejectWith::IcmpUnreachable(code))];
                 vec![
                     Rule::new(&chain, "nobody is there", &[&tcp]),
                     Rule::new(&chain, "nobody is there", &[&other]),
@@ -427,11 +426,10 @@ impl Layout<'_> {
     fn external(&self, chain: &str, keys: Keys) -> Vec<Rule> {
         let short = self.dispatch(keys, SetId::ShortCircuits(keys));
         let mut rules = Vec::new();
-        if let Some(from_pod) = self.from_pod(false) {
+        if let Some(from_pod) = self.pod_source(false) {
             rules.push(Rule::new(chain, "from a pod", &[&from_pod, &short]));
         }
-        let from_node =
-            [Expression::LoadSourceType(R[0]), equal(R[0], &RTN_LOCAL.to_ne_bytes())];
+        let from_node = [Expression::LoadSourceType(R[0]), equal(R[0], &RTN_LOCAL.to_ne_bytes())];
         let mark = self.set_masquerade_mark();
         rules.push(Rule::new(chain, "from this node", &[&from_node, &mark, &short]));
         let local = self.dispatch(keys, SetId::LocalServices(keys));
@@ -521,10 +519,7 @@ pub(super) fn base_chains() -> Vec<(&'static str, Option<Hook>)> {
     let hook = |kind, number, priority| Some(Hook { kind, number, priority });
     vec![
         (SOURCE, None),
-        (
-            "source-ranges-prerouting",
-            hook("filter", Hook::PREROUTING, PRIORITY_SOURCE_RANGES),
-        ),
+        ("source-ranges-prerouting", hook("filter", Hook::PREROUTING, PRIORITY_SOURCE_RANGES)),
         ("source-ranges-output", hook("filter", Hook::OUTPUT, PRIORITY_SOURCE_RANGES)),
         ("nat-prerouting", hook("nat", Hook::PREROUTING, PRIORITY_DSTNAT)),
         ("nat-output", hook("nat", Hook::OUTPUT, PRIORITY_DSTNAT)),
@@ -546,11 +541,7 @@ fn in_set(set: SetId, key: Register) -> Expression {
 fn state(bit: u32) -> [Expression; 3] {
     [
         Expression::LoadCt(Ct::State, R[0]),
-        Expression::Bitwise {
-            register: R[0],
-            mask: bit.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
+        Expression::Bitwise { register: R[0], mask: bit.to_ne_bytes().to_vec(), xor: vec![0; 4] },
         Expression::Compare(Compare::NotEqual, R[0], vec![0; 4]),
     ]
 }

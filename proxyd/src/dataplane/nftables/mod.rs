@@ -26,7 +26,6 @@ use netlink::{Error, Family, Prefix, Result};
 pub use layout::{NodePorts, PodTraffic, Settings};
 pub use names::table;
 
-
 use crate::service::table::Delta;
 use crate::service::{Backend, Frontend, FrontendKey, Resolution};
 use changes::{Changes, difference};
@@ -401,7 +400,8 @@ impl Nftables {
         }
         self.adopt_ids(&frontends, &found, now);
         let whole = !changes.recreate.is_empty() && found.iter().any(|found| found.exists);
-        if !whole && !(changes.recreate.is_empty() && changes.rules.is_empty()) {
+        let rules_first = !changes.recreate.is_empty() || !changes.rules.is_empty();
+        if rules_first && !whole {
             // Service ranges drop what has no Service: not before the Services are there.
             let late = changes.take_service_cidrs();
             self.commit(&mut changes, nodes, Some(generation))?;
@@ -418,9 +418,8 @@ impl Nftables {
             self.change_frontends(entries, &mut changes, nodes, now, Some(&mut found))?;
         }
         for (family, found) in FAMILIES.into_iter().zip(&mut found) {
-            let unused = found.shared.iter().filter(|item| {
-                !self.shared.contains_key(&(family, **item))
-            });
+            let unused =
+                found.shared.iter().filter(|item| !self.shared.contains_key(&(family, **item)));
             let mut deletes: Vec<Item> = unused.copied().collect();
             deletes.append(&mut found.foreign);
             changes.differ(family, (deletes, Vec::new()));

@@ -256,7 +256,9 @@ impl Target {
             None => (false, rest),
         };
         let (count, sticky) = match (is_sticky, rest.split_once('-')) {
-            (true, Some((count, timeout))) => (count, Some(timeout.strip_suffix('s')?.parse().ok()?)),
+            (true, Some((count, timeout))) => {
+                (count, Some(timeout.strip_suffix('s')?.parse().ok()?))
+            }
             (false, None) => (rest, None),
             _ => return None,
         };
