@@ -6,7 +6,9 @@ use serde_json::json;
 use testnet::{Host, Proxyd};
 
 use super::manifests::{service, slice};
-use super::{BOTH, World, address, assert_dropped, assert_refused, node_address, serve, spread, vip};
+use super::{
+    BOTH, World, address, assert_dropped, assert_refused, node_address, serve, spread, vip,
+};
 
 #[test]
 fn connections_are_spread_evenly_over_endpoints_on_all_nodes() {
@@ -17,10 +19,14 @@ fn connections_are_spread_evenly_over_endpoints_on_all_nodes() {
     let proxyd = Proxyd::start(world.node(), &[]);
     for family in BOTH {
         let ip = vip(family, 96, 10);
-        let slice = pods.iter().zip(["n1", "n2", "n2"]).fold(slice("web", 8080), |s, (pod, node)| {
-            s.ready(address(pod, family), node)
-        });
-        proxyd.apply("web.yaml", &(world.objects() + &service("web", ip).port(80).text() + &slice.text()));
+        let slice = pods
+            .iter()
+            .zip(["n1", "n2", "n2"])
+            .fold(slice("web", 8080), |s, (pod, node)| s.ready(address(pod, family), node));
+        proxyd.apply(
+            "web.yaml",
+            &(world.objects() + &service("web", ip).port(80).text() + &slice.text()),
+        );
         // Nine in ten thousand such samples lie outside of these bounds.
         for count in spread(&client, (ip, 80), 300, &["a", "b", "c"]) {
             assert!((60..=140).contains(&count), "{family:?}: {count} of 300");
@@ -72,7 +78,10 @@ fn a_pod_reaches_itself_through_its_service() {
     for family in BOTH {
         let ip = vip(family, 96, 10);
         let slice = slice("web", 8080).ready(address(&pod, family), "n1");
-        proxyd.apply("web.yaml", &(world.objects() + &service("web", ip).port(80).text() + &slice.text()));
+        proxyd.apply(
+            "web.yaml",
+            &(world.objects() + &service("web", ip).port(80).text() + &slice.text()),
+        );
         let answer = pod.tcp((ip, 80)).unwrap();
         assert_eq!(answer.server, "a");
         assert_ne!(answer.peer, address(&pod, family), "else the answer would not come back");
@@ -141,11 +150,18 @@ fn services_of_others_and_headless_ones_are_left_alone() {
             + &endpoint("other").text()
             + &service("external", ip(11)).port(80).set("type", json!("ExternalName")).text()
             + &endpoint("external").text()
-            + &service("labelled", ip(12)).port(80).label("service.kubernetes.io/headless", "").text()
+            + &service("labelled", ip(12))
+                .port(80)
+                .label("service.kubernetes.io/headless", "")
+                .text()
             + &endpoint("labelled").text()
             + &service("sliced", ip(13)).port(80).text()
             + &endpoint("sliced").label("service.kubernetes.io/headless", "").text()
-            + &service("headless", ip(14)).port(80).set("clusterIP", json!("None")).set("clusterIPs", json!(["None"])).text();
+            + &service("headless", ip(14))
+                .port(80)
+                .set("clusterIP", json!("None"))
+                .set("clusterIPs", json!(["None"]))
+                .text();
         proxyd.apply("web.yaml", &(world.objects() + &text));
         // Only the label of a Service counts that says who proxies it; of a slice, that it is headless.
         assert!(client.can_reach((ip(12), 80)));

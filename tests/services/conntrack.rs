@@ -59,7 +59,8 @@ fn a_udp_flow_from_before_the_rules_finds_its_way() {
     let mut flow = client.udp_flow((ip, 80), 40_001).unwrap();
     let mut proxyd = Proxyd::start(world.node(), &[]);
     flow.send("too early").unwrap();
-    let text = service("web", ip).port(80).text() + &slice("web", 8080).ready(server.v4(), "n2").text();
+    let text =
+        service("web", ip).port(80).text() + &slice("web", 8080).ready(server.v4(), "n2").text();
     proxyd.apply("web.yaml", &(world.objects() + &text));
     eventually("the flow is answered", IN_FORCE, || flow.ask("now"));
     // A restart leaves it alone.

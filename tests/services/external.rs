@@ -35,7 +35,7 @@ fn a_node_port_answers_on_the_nodes_own_address_by_the_nodes_address() {
 #[test]
 fn the_addresses_of_node_ports_can_be_chosen() {
     let world = World::new();
-    let server = world.pod(1, "a");
+    let (_routes, server) = (world.pod(0, "client"), world.pod(1, "a"));
     let _server = serve(&server, 8080);
     world.node().namespace().ip("addr add 192.168.0.100/24 dev eth0");
     let text = service("web", vip(BOTH[0], 96, 10)).node_port(80, 30080).text()
@@ -59,7 +59,7 @@ fn the_addresses_of_node_ports_can_be_chosen() {
 #[test]
 fn node_ports_on_loopback_are_relayed_if_asked_for() {
     let world = World::new();
-    let server = world.pod(1, "a");
+    let (_routes, server) = (world.pod(0, "client"), world.pod(1, "a"));
     let _server = serve(&server, 8080);
     let proxyd = Proxyd::start(world.node(), &["--nodeport-addresses", "localhost,primary"]);
     for (family, loopback) in BOTH.into_iter().zip(["127.0.0.1:30080", "[::1]:30080"]) {

@@ -14,7 +14,10 @@ fn bad_objects_are_told_and_the_rest_works() {
     let to = (vip(Family::V4, 96, 10), 80);
     let good = world.objects()
         + &service("web", to.0).port(80).text()
-        + &slice("web", 8080).ready(server.v4(), "n2").ready("fd00::1".parse().unwrap(), "n2").text();
+        + &slice("web", 8080)
+            .ready(server.v4(), "n2")
+            .ready("fd00::1".parse().unwrap(), "n2")
+            .text();
     // The slice above says IPv6 because of its last endpoint; the first is of the wrong family.
     proxyd.apply("web.yaml", &good.replace("\"addressType\":\"IPv6\"", "\"addressType\":\"IPv4\""));
     assert!(client.can_reach(to));
@@ -27,7 +30,7 @@ fn bad_objects_are_told_and_the_rest_works() {
         "bad.yaml:2: ",
         "bad.yaml:4: kind: \"Gadget\" is not known",
         "bad.yaml:8: Service default/port: spec.ports[0].port: 70000",
-        "bad.yaml:12: EndpointSlice default/lost: metadata.labels",
+        "bad.yaml:13: EndpointSlice default/lost: metadata.labels",
         "EndpointSlice default/web-1: endpoints[1].addresses[0]: fd00::1 is not an IPv4 address",
     ] {
         assert_eq!(log.matches(part).count(), 1, "{part:?} in {log}");

@@ -44,7 +44,8 @@ impl Service {
     }
 
     pub(crate) fn one_port(mut self, name: &str, protocol: &str, port: u16, node: u16) -> Service {
-        self.ports.push(json!({"name": name, "protocol": protocol, "port": port, "nodePort": node}));
+        self.ports
+            .push(json!({"name": name, "protocol": protocol, "port": port, "nodePort": node}));
         self
     }
 

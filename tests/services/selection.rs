@@ -34,9 +34,7 @@ fn cases(cases: &[([Value; 3], &[&str])]) {
 
 #[test]
 fn only_ready_endpoints_are_used_unless_there_are_none() {
-    let state = |ready: bool, serving: bool, terminating: bool| {
-        json!({"conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
-    };
+    let state = |ready: bool, serving: bool, terminating: bool| json!({"conditions": {"ready": ready, "serving": serving, "terminating": terminating}});
     let (ready, waiting) = (state(true, true, false), state(false, false, false));
     let (leaving, dead) = (state(false, true, true), state(false, false, true));
     cases(&[
@@ -51,9 +49,8 @@ fn only_ready_endpoints_are_used_unless_there_are_none() {
 #[test]
 fn hints_narrow_the_choice_if_all_have_them() {
     let zone = |zone: &str| json!({"hints": {"forZones": [{"name": zone}]}});
-    let node = |node: &str| {
-        json!({"hints": {"forNodes": [{"name": node}], "forZones": [{"name": "a"}]}})
-    };
+    let node =
+        |node: &str| json!({"hints": {"forNodes": [{"name": node}], "forZones": [{"name": "a"}]}});
     cases(&[
         ([zone("a"), zone("a"), zone("b")], &["a", "b"]),
         ([zone("a"), zone("b"), json!({})], &["a", "b", "c"]),

@@ -145,8 +145,10 @@ impl<'a> Proxyd<'a> {
         );
         let key = format!("10.111.255.255 . tcp . {port} ");
         eventually("the manifests are in force", IN_FORCE, || {
-            let map =
-                self.node.namespace().try_command("nft", &["list", "map", "ip", "viaduct", "no-endpoints"]);
+            let map = self
+                .node
+                .namespace()
+                .try_command("nft", &["list", "map", "ip", "viaduct", "no-endpoints"]);
             map.is_ok_and(|map| map.contains(&key))
         });
     }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use netlink::nftables::{
-    Chain, DataType, Element, Expression, Hook, Key, NftSocket, RuleTag, Set, Table,
-    TableFamily, Transaction, Verdict,
+    Chain, DataType, Element, Expression, Hook, Key, NftSocket, RuleTag, Set, Table, TableFamily,
+    Transaction, Verdict,
 };
 
 use super::{in_namespace, ip, shows, tool};

@@ -8,6 +8,9 @@ use netlink::nftables::{NftMonitor, TableFamily};
 
 use super::Event;
 
+/// How the kernel layer calls that.
+const TABLE_DELETED: &str = "table deleted";
+
 /// Listens on a thread of its own; changes made through the socket `own_port` are ours.
 pub(super) fn listen(events: Sender<Event>, own_port: u32) {
     let monitor = match NftMonitor::open() {
@@ -38,6 +41,10 @@ fn watch(mut monitor: NftMonitor, events: &Sender<Event>, own_port: u32) {
         let what: Vec<String> = match waited {
             Ok(()) if seen.is_empty() => continue,
             Ok(()) => {
+                // A table takes everything with it.
+                if seen.keys().any(|what| what.starts_with(TABLE_DELETED)) {
+                    seen.retain(|what, _| what.starts_with(TABLE_DELETED));
+                }
                 seen.into_iter().map(|(what, times)| format!("{what}, {times} times")).collect()
             }
             Err(error) if error.errno == Errno::NOBUFS => {
