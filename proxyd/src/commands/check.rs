@@ -14,7 +14,7 @@ use crate::service::{Resolution, Table, plan};
 use crate::source::Problem;
 
 /// Reads the source once and plans it, without the kernel.
-pub(super) fn plan_source(config: &Config) -> Result<(Table, Vec<Problem>)> {
+pub(super) fn plan_source(config: &Config) -> Result<(Table, Cluster, Vec<Problem>)> {
     let update = open_source(config)?.read()?;
     let mut cluster = Cluster::new(node::name(config));
     for change in update.changes {
@@ -26,13 +26,13 @@ pub(super) fn plan_source(config: &Config) -> Result<(Table, Vec<Problem>)> {
         let plan = plan::plan(name, service, cluster.slices(name), &rules);
         table.replace(name, Some(plan), &mut Delta::new());
     }
-    Ok((table, update.problems.unwrap_or_default()))
+    Ok((table, cluster, update.problems.unwrap_or_default()))
 }
 
 /// Prints what would be programmed, in numbers, and what is wrong.
 pub(super) fn check(config: &Config) -> Result<()> {
     check_mode(config)?;
-    let (table, problems) = plan_source(config)?;
+    let (table, _, problems) = plan_source(config)?;
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     let mut endpoints = 0;
     for (_, frontend) in table.frontends() {

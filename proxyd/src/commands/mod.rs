@@ -2,6 +2,7 @@
 
 mod check;
 mod cleanup;
+mod explain;
 mod logging;
 mod status;
 
@@ -24,15 +25,17 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Program the kernel and keep it so, until SIGTERM; the rules stay
-    Run(Flags),
+    Run(Box<Flags>),
     /// Validate configuration and manifests, print the plan's summary, touch nothing
-    Check(Flags),
+    Check(Box<Flags>),
     /// Show what the running daemon has programmed
     Status {
         /// Address of the daemon's metrics server
         #[arg(long, default_value = "127.0.0.1:10249")]
         server: String,
     },
+    /// Tell what becomes of a connection, and which rule says so
+    Explain(explain::Question),
     /// Remove everything that proxyd or kube-proxy left in the kernel
     Cleanup,
 }
@@ -43,6 +46,7 @@ pub fn main() -> Result<()> {
         Command::Run(flags) => run(&flags),
         Command::Check(flags) => check::check(&load(&flags)?),
         Command::Status { server } => status::status(&server),
+        Command::Explain(question) => explain::explain(&question),
         Command::Cleanup => cleanup::cleanup(),
     }
 }

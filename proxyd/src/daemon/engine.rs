@@ -13,6 +13,7 @@ use super::{Event, Queue, Shared, conntrack, drift};
 use crate::cluster::{Cluster, Dirty, Protocol};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
+use crate::explain::{self, View};
 use crate::server::{RelayTarget, ServiceHealth, notify};
 use crate::service::table::Delta;
 use crate::service::{Address, FrontendKey, Resolution, Rules, Table, plan};
@@ -114,6 +115,13 @@ impl Engine {
                     *complete = true;
                 }
                 Event::Drift(what) => self.drift.extend(what),
+                Event::Explain { from, to, answer } => {
+                    let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
+                    let (table, cluster) = (&self.table, &self.cluster);
+                    let view = View { table, cluster, nodes: &nodes };
+                    // Whoever asked may have gone.
+                    let _ = answer.send(explain::answer(view, &from, &to));
+                }
                 Event::Stop => return false,
             }
             next = match queue.events.try_recv() {
@@ -441,19 +449,6 @@ impl Engine {
                 Err(error) => tracing::warn!("{error}: UDP flows are not cleaned"),
             }
         }
-    }
-
-    /// The table, for commands that only look.
-    pub fn plan_all(&mut self) -> (&Table, &Cluster, [Node; 2]) {
-        let dirty = self.cluster.take_dirty();
-        self.plan(&dirty);
-        let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
-        (&self.table, &self.cluster, nodes)
-    }
-
-    /// What is wrong with the objects.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - a source thread reads objects and sends [`Event::Update`]s
 //! - the dataplane thread ([`engine`]) owns all kernel state: it plans, compares and commits
-//! - a thread listens to the kernel for changes that others make to our tables ([`drift`])
+//! - a thread listens to the kernel for changes that others make to our tables (`drift`)
 //! - the main thread serves HTTP and waits for signals
 
 pub mod conntrack;
@@ -31,6 +31,15 @@ pub enum Event {
     Update(Update),
     /// Somebody else changed our tables, in these ways.
     Drift(Vec<String>),
+    /// Somebody asks what becomes of a connection.
+    Explain {
+        /// Who connects.
+        from: String,
+        /// Where to.
+        to: String,
+        /// Where the answer goes.
+        answer: Sender<serde_json::Value>,
+    },
     /// The daemon ends.
     Stop,
 }
@@ -123,7 +132,7 @@ pub fn run(config: &Config) -> Result<()> {
         .enable_all()
         .build()
         .context("start the HTTP runtime")?;
-    let outcome = runtime.block_on(serve(config, &shared));
+    let outcome = runtime.block_on(serve(config, &shared, events.clone()));
     notify::stopping();
     let _ = events.send(Event::Stop);
     let _ = dataplane.join();
@@ -162,16 +171,31 @@ fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>) {
     }
 }
 
-async fn serve(config: &Config, shared: &Shared) -> Result<()> {
+/// How long the dataplane thread may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+fn explain(events: &Sender<Event>, from: &str, to: &str) -> serde_json::Value {
+    let (answer, received) = channel();
+    let event = Event::Explain { from: from.to_owned(), to: to.to_owned(), answer };
+    let sent = events.send(event).ok().and_then(|()| received.recv_timeout(ANSWER).ok());
+    let silent = "the dataplane does not answer";
+    sent.unwrap_or_else(|| serde_json::json!({"verdict": "unknown", "path": [], "reason": silent}))
+}
+
+async fn serve(config: &Config, shared: &Shared, events: Sender<Event>) -> Result<()> {
     let hard_fail = config.bind_address_hard_fail;
     let status = Arc::clone(&shared.status);
-    let explain = Arc::clone(&shared.status);
+    // Requests come from any thread; a sender belongs to one at a time.
+    let events = std::sync::Mutex::new(events);
     let pages = http::MetricsPages {
         metrics: shared.metrics.clone(),
         proxy_mode: config.mode.to_string(),
         configz: config.to_kube_proxy_json(),
         status: Arc::new(move || status.to_json()),
-        explain: Arc::new(move |from, to| explain.explain(from, to)),
+        explain: Arc::new(move |from, to| {
+            let events = events.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            explain(&events, from, to)
+        }),
     };
     let health = http::health_router(shared.health.clone(), shared.metrics.clone());
     tokio::spawn(shared.health_checks.clone().run());

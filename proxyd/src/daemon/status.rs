@@ -1,11 +1,9 @@
 //! What `/status` and `proxyd status` tell.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
-
-use crate::explain::{self, View};
 
 /// How many problems are listed; the rest is counted.
 const LISTED: usize = 100;
@@ -14,7 +12,6 @@ const LISTED: usize = 100;
 struct Facts {
     values: HashMap<&'static str, Value>,
     problems: Vec<String>,
-    view: Option<Arc<View>>,
 }
 
 /// The facts, told by the dataplane thread and read by HTTP requests.
@@ -37,11 +34,6 @@ impl Status {
         self.facts().problems = problems;
     }
 
-    /// Replaces what explanations are made of.
-    pub fn set_view(&self, view: Arc<View>) {
-        self.facts().view = Some(view);
-    }
-
     /// Everything.
     pub fn to_json(&self) -> Value {
         let facts = self.facts();
@@ -51,14 +43,5 @@ impl Status {
         all.insert("problems".into(), json!(listed));
         all.insert("problemCount".into(), facts.problems.len().into());
         Value::Object(all)
-    }
-
-    /// The path of a connection, by what was programmed last.
-    pub fn explain(&self, from: &str, to: &str) -> Value {
-        let view = self.facts().view.clone();
-        match view {
-            Some(view) => explain::answer(&view, from, to),
-            None => json!({"verdict": "unknown", "reason": "nothing is programmed yet"}),
-        }
     }
 }

@@ -1,9 +1,9 @@
 //! Services in nftables: constant chains and rules, one element per frontend and endpoint.
 //!
-//! - [`names`]: tables, sets, chains; [`layout`]: their rules
-//! - [`element`]: what a frontend needs; [`slots`], [`ids`]: places and numbers of endpoints
-//! - [`changes`]: the difference between two states, in transactions
-//! - [`found`]: what the kernel holds, read once at the start and whenever something went wrong
+//! - `names`: tables, sets, chains; `layout`: their rules
+//! - `element`: what a frontend needs; `slots`, `ids`: places and numbers of endpoints
+//! - `changes`: the difference between two states, in transactions
+//! - `found`: what the kernel holds, read once at the start and whenever something went wrong
 //!
 //! The state that was committed is in memory, so that a change costs what it changes. After any error
 //! nothing is assumed: [`Nftables::reconcile`] reads the tables and writes the differences.
