@@ -43,7 +43,11 @@ pub fn to_text(answer: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut out = format!("verdict: {}\n", text(&answer["verdict"]));
     for hop in answer["path"].as_array().into_iter().flatten() {
-        let _ = write!(out, "  {}: {}", text(&hop["hop"]), text(&hop["address"]));
+        let _ = write!(out, "  {}:", text(&hop["hop"]));
+        let address = text(&hop["address"]);
+        if !address.is_empty() {
+            let _ = write!(out, " {address}");
+        }
         let candidates: Vec<String> =
             hop["candidates"].as_array().into_iter().flatten().map(text).collect();
         if !candidates.is_empty() {

@@ -1,7 +1,9 @@
-//! `scripts/demo`: three nodes, pods by the plugin, VXLAN then host-gw, and what the packets did.
+//! `scripts/demo`: three nodes, pods by the plugin, VXLAN then host-gw, Services, and what the packets did.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the demonstration tells a story")]
+
+mod services;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -42,6 +44,9 @@ fn tell(keep: bool) -> Result<()> {
         println!("\n{}. Overlay {backend}\n", number + 1);
         chapter(&lan, &nodes, backend, keep && backend == "host-gw")?;
     }
+    println!("\n3. Services: proxyd on n1, from manifests\n");
+    let lan = Lan::new();
+    services::chapter(&lan, &lan.nodes(["n1", "n2", "n3"]))?;
     println!("\nEverything that was promised happened.");
     if keep {
         println!("{HOW_TO_ENTER}");

@@ -1,5 +1,6 @@
 //! Flows that live on when their endpoint changes.
 
+use serde_json::json;
 use testnet::{Family, Host, IN_FORCE, Proxyd, eventually};
 
 use super::manifests::{service, slice};
@@ -88,5 +89,35 @@ fn tcp_connections_outlive_their_endpoint_in_the_slice_and_the_service() {
         assert_eq!(client.tcp((ip, 80)).unwrap().server, "b");
         proxyd.apply("web.yaml", &world.objects());
         assert_eq!(connection.ask("three").unwrap().server, "a");
+    }
+}
+
+#[test]
+fn a_udp_flow_stays_with_an_endpoint_that_terminates_until_that_is_gone() {
+    let world = World::new();
+    let client = world.pod(0, "client");
+    let (a, b) = (world.pod(0, "a"), world.pod(1, "b"));
+    let _servers = (serve(&a, 8080), serve(&b, 8080));
+    for family in BOTH {
+        let proxyd = Proxyd::start(world.node(), &[]);
+        let ip = vip(family, 96, 10);
+        let web = world.objects() + &service("web", ip).port(80).text();
+        let first = slice("web", 8080).ready(address(&a, family), "n1");
+        proxyd.apply("web.yaml", &(web.clone() + &first.text()));
+        let mut flow = client.udp_flow((ip, 80), 40_001).unwrap();
+        assert_eq!(flow.ask("one").unwrap().server, "a");
+        let leaving = json!({"conditions": {"ready": false, "serving": true, "terminating": true}});
+        let second = slice("web", 8080)
+            .endpoint(address(&a, family), "n1", leaving)
+            .ready(address(&b, family), "n2");
+        proxyd.apply("web.yaml", &(web.clone() + &second.text()));
+        assert_eq!(client.udp((ip, 80)).unwrap().server, "b", "a new flow");
+        assert_eq!(flow.ask("two").unwrap().server, "a", "the old flow");
+        // No list changes by this: the endpoint was out of them already.
+        let third = slice("web", 8080).ready(address(&b, family), "n2");
+        proxyd.apply("web.yaml", &(web + &third.text()));
+        eventually("the flow moves", IN_FORCE, || {
+            flow.ask("three").ok().filter(|answer| answer.server == "b")
+        });
     }
 }

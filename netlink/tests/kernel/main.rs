@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 mod conntrack;
+mod monitor;
 mod namespace;
 mod nftables;
 mod route;

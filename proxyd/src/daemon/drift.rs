@@ -11,19 +11,22 @@ use super::Event;
 /// How the kernel layer calls that.
 const TABLE_DELETED: &str = "table deleted";
 
-/// Listens on a thread of its own; changes made through the socket `own_port` are ours.
-pub(super) fn listen(events: Sender<Event>, own_port: u32) {
+/// Listens on a thread of its own; changes made through the socket `own_port` are ours. `false` if that
+/// is not possible.
+pub(super) fn listen(events: Sender<Event>, own_port: u32) -> bool {
     let monitor = match NftMonitor::open() {
         Ok(monitor) => monitor,
         Err(error) => {
             tracing::warn!("{error}: changes that others make are found only every sync period");
-            return;
+            return false;
         }
     };
     let listen = move || watch(monitor, &events, own_port);
-    if let Err(error) = std::thread::Builder::new().name("drift".into()).spawn(listen) {
+    let started = std::thread::Builder::new().name("drift".into()).spawn(listen);
+    if let Err(error) = &started {
         tracing::warn!("cannot listen for changes of nftables: {error}");
     }
+    started.is_ok()
 }
 
 fn watch(mut monitor: NftMonitor, events: &Sender<Event>, own_port: u32) {

@@ -1,6 +1,6 @@
 //! The dataplane thread: takes changes in, plans, commits, and keeps everybody informed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use netlink::{Error, Family, Result};
 
 use super::node;
 use super::{Event, Queue, Shared, conntrack, drift};
-use crate::cluster::{Cluster, Dirty, Protocol};
+use crate::cluster::{Cluster, Dirty, Protocol, ServiceName};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
 use crate::explain::{self, View};
@@ -26,6 +26,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const SYNC_SHARE: u32 = 2;
 /// Times of changes that are waited for, for the latency metric.
 const TRIGGERS: usize = 1000;
+/// How old the sums in metrics and status may be.
+const SUMS_AFTER: Duration = Duration::from_millis(200);
 
 /// Owner of all kernel state.
 pub struct Engine {
@@ -47,6 +49,12 @@ pub struct Engine {
     drift: Vec<String>,
     triggers: Vec<i64>,
     syncs: u64,
+    /// Whether changes that others make are told by the kernel.
+    listening: bool,
+    /// Health checks of Services that have one.
+    health_checks: BTreeMap<ServiceName, (u16, ServiceHealth)>,
+    /// When sums over everything are told anew: not at every sync, since they cost what exists.
+    sums_at: Option<Instant>,
 }
 
 impl Engine {
@@ -71,6 +79,9 @@ impl Engine {
             drift: Vec::new(),
             triggers: Vec::new(),
             syncs: 0,
+            listening: false,
+            health_checks: BTreeMap::new(),
+            sums_at: None,
             config,
             shared,
         })
@@ -91,14 +102,20 @@ impl Engine {
                         return;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let quiet = self.sums_at.is_none() && self.retry_at.is_none();
+                    if quiet && self.syncs > 0 && !self.listening {
+                        self.drift.push("looked for, since the kernel does not tell".to_owned());
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.tell_sums();
             if complete && self.is_due(Instant::now()) {
                 let first = self.syncs == 0;
                 if self.sync().is_ok() && first {
                     // Only now: our own first state would be more than can be listened to.
-                    drift::listen(queue.sender.clone(), queue.port);
+                    self.listening = drift::listen(queue.sender.clone(), queue.port);
                     notify::ready();
                 }
             }
@@ -204,6 +221,7 @@ impl Engine {
     fn patience(&self, complete: bool) -> Duration {
         let now = Instant::now();
         let due = if complete { self.due_at(now) } else { None };
+        let due = due.into_iter().chain(self.sums_at).min();
         due.map_or(self.config.sync_period, |at| at.saturating_duration_since(now))
     }
 
@@ -213,7 +231,7 @@ impl Engine {
         let dirty = self.cluster.take_dirty();
         self.triggers.extend(dirty.triggered.iter().copied().take(TRIGGERS));
         let drift = std::mem::take(&mut self.drift);
-        let delta = self.plan(&dirty);
+        let (delta, planned) = self.plan(&dirty);
         let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
         let full = !self.nft.is_known() || !drift.is_empty();
         let outcome = if full {
@@ -227,15 +245,15 @@ impl Engine {
             Ok(written) => {
                 self.committed(&dirty, full, took, &written);
                 self.tell_drift(&drift, &written);
-                self.after_commit(&delta, full, &nodes, &dirty);
+                self.after_commit(&delta, full, &nodes, &dirty, &planned);
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
         }
     }
 
-    /// Plans every dirty Service.
-    fn plan(&mut self, dirty: &Dirty) -> Delta {
+    /// Plans every dirty Service; tells which frontends changed, and which Services were planned.
+    fn plan(&mut self, dirty: &Dirty) -> (Delta, BTreeSet<ServiceName>) {
         let mut services = dirty.services.clone();
         if dirty.node {
             let rules = node::rules(&self.config, &self.cluster);
@@ -251,7 +269,7 @@ impl Engine {
                 .map(|service| plan::plan(name, service, self.cluster.slices(name), &self.rules));
             self.table.replace(name, new, &mut delta);
         }
-        delta
+        (delta, services)
     }
 
     fn committed(&mut self, dirty: &Dirty, full: bool, took: Duration, written: &Written) {
@@ -321,17 +339,25 @@ impl Engine {
     }
 
     /// Everything that follows from a committed state.
-    fn after_commit(&mut self, delta: &Delta, full: bool, nodes: &[Node; 2], dirty: &Dirty) {
+    fn after_commit(
+        &mut self,
+        delta: &Delta,
+        full: bool,
+        nodes: &[Node; 2],
+        dirty: &Dirty,
+        planned: &BTreeSet<ServiceName>,
+    ) {
         if dirty.node || self.syncs == 1 {
             let going = self.cluster.this_node().is_some_and(|node| node.going_away);
             self.shared.health.set_node_eligible(!going);
         }
-        self.clean_conntrack(delta, full, nodes);
-        if full || !delta.is_empty() || !dirty.services.is_empty() {
-            self.update_health_checks();
-            self.update_relay();
-            self.update_counts();
-            self.tell_problems();
+        self.update_health_checks(planned);
+        self.clean_conntrack(delta, full, nodes, planned);
+        self.update_relay();
+        self.sums_at.get_or_insert(Instant::now() + SUMS_AFTER);
+        if self.syncs == 1 {
+            self.sums_at = Some(Instant::now());
+            self.tell_sums();
         }
         let status = &self.shared.status;
         status.set("state", "programmed");
@@ -339,21 +365,30 @@ impl Engine {
         if let Some((_, took)) = self.last {
             status.set("lastSyncMilliseconds", took.as_secs_f64() * 1e3);
         }
-        let now = jiff::Timestamp::now().to_string();
-        status.set("lastSync", now);
+        status.set("lastSync", jiff::Timestamp::now().to_string());
     }
 
-    fn update_health_checks(&self) {
-        let checks = self.table.plans().filter_map(|(name, plan)| {
-            let check = plan.health_check.as_ref()?;
-            let health = ServiceHealth {
-                namespace: name.namespace.to_string(),
-                name: name.name.to_string(),
-                local_endpoints: check.local_endpoints,
+    fn update_health_checks(&mut self, planned: &BTreeSet<ServiceName>) {
+        let mut changed = false;
+        for name in planned {
+            let plan = self.table.plan(name);
+            let check = plan.and_then(|plan| plan.health_check.as_ref()).map(|check| {
+                let health = ServiceHealth {
+                    namespace: name.namespace.to_string(),
+                    name: name.name.to_string(),
+                    local_endpoints: check.local_endpoints,
+                };
+                (check.port, health)
+            });
+            let before = match check {
+                Some(check) => self.health_checks.insert(name.clone(), check),
+                None => self.health_checks.remove(name),
             };
-            Some((check.port, health))
-        });
-        self.shared.health_checks.update(checks.collect());
+            changed |= before.as_ref() != self.health_checks.get(name);
+        }
+        if changed {
+            self.shared.health_checks.update(self.health_checks.values().cloned().collect());
+        }
     }
 
     fn update_relay(&self) {
@@ -380,7 +415,13 @@ impl Engine {
         self.shared.relay.update(ports);
     }
 
-    fn update_counts(&self) {
+    /// Tells sums over everything, if it is time.
+    fn tell_sums(&mut self) {
+        if self.sums_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.sums_at = None;
+        self.tell_problems();
         let mut no_local: HashMap<Family, HashSet<_>> = HashMap::new();
         let mut no_internal: HashMap<Family, HashSet<_>> = HashMap::new();
         for (key, frontend) in self.table.frontends() {
@@ -407,10 +448,21 @@ impl Engine {
         self.shared.status.set("services", self.table.plans().count());
     }
 
-    fn clean_conntrack(&mut self, delta: &Delta, full: bool, nodes: &[Node; 2]) {
+    /// Forgets UDP flows whose server does not serve any more. That an endpoint stopped serving need not
+    /// show in a frontend: it may have been out of the lists for long.
+    fn clean_conntrack(
+        &mut self,
+        delta: &Delta,
+        full: bool,
+        nodes: &[Node; 2],
+        planned: &BTreeSet<ServiceName>,
+    ) {
         for (family, node) in FAMILIES.into_iter().zip(nodes) {
             let udp = |key: &&FrontendKey| key.protocol == Protocol::Udp && key.family() == family;
-            if !full && !delta.keys().any(|key| udp(&key)) {
+            let mut plans = planned.iter().filter_map(|name| self.table.plan(name));
+            let concerned = delta.keys().any(|key| udp(&key))
+                || plans.any(|plan| plan.frontends.iter().any(|(key, _)| udp(&key)));
+            if !full && !concerned {
                 continue;
             }
             let gone: HashSet<FrontendKey> = delta
