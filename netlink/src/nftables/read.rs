@@ -132,11 +132,15 @@ impl NftSocket {
     }
 
     /// What `parse` makes of each element of a set, ordered; `None` if there is no such set. For sets
-    /// of many elements: nothing is copied but what `parse` keeps. See [`NftSocket::elements`].
+    /// of many elements: nothing is copied but what `parse` keeps.
+    ///
+    /// `settled` as in [`NftSocket::elements`]; without it one reading is enough, which shows no element
+    /// that is not there, but may lack some.
     pub fn parse_elements<T: Ord>(
         &mut self,
         table: Table<'_>,
         set: &str,
+        settled: bool,
         mut parse: impl FnMut(ElementRef<'_>) -> Option<T>,
     ) -> Result<Option<Vec<T>>> {
         let mut before: Option<Vec<T>> = None;
@@ -153,7 +157,7 @@ impl NftSocket {
             let mut elements: Vec<T> = lists.into_iter().flatten().collect();
             elements.sort_unstable();
             elements.dedup();
-            if datagrams <= 1 || before.as_ref() == Some(&elements) {
+            if !settled || datagrams <= 1 || before.as_ref() == Some(&elements) {
                 return Ok(Some(elements));
             }
             before = Some(elements);

@@ -69,10 +69,10 @@ fn many_elements_share_messages_and_read_back_with_their_verdicts() {
             }
             _ => None,
         };
-        let found = socket.parse_elements(TABLE, "services", read).unwrap().unwrap();
+        let found = socket.parse_elements(TABLE, "services", true, read).unwrap().unwrap();
         assert_eq!(found.len(), 5000);
         assert!(found.contains(&(key(4999).0, "pick-1".to_owned())));
-        assert_eq!(socket.parse_elements(TABLE, "absent", read).unwrap(), None);
+        assert_eq!(socket.parse_elements(TABLE, "absent", true, read).unwrap(), None);
         let mut transaction = Transaction::default();
         for port in 1..=4999 {
             let element = key(port);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use netlink::nftables::{ElementDataRef, NftSocket, RuleTag};
+use netlink::nftables::{ElementDataRef, ElementRef, NftSocket, RuleTag};
 use netlink::{Family, Result};
 
 use super::element::{Data, Item, Value, read_backend, read_frontend};
@@ -39,8 +39,12 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Reads a table.
-    pub(super) fn read(socket: &mut NftSocket, layout: &Layout<'_>) -> Result<Found> {
+    /// Reads a table; without `settled` it may lack elements that are there.
+    pub(super) fn read(
+        socket: &mut NftSocket,
+        layout: &Layout<'_>,
+        settled: bool,
+    ) -> Result<Found> {
         let family = layout.family;
         let table = table(family);
         let mut found = Found {
@@ -77,7 +81,7 @@ impl Found {
         found.read_rules(socket, layout)?;
         for set in SetId::ALL {
             if set == SetId::Affinity {
-                let held = socket.parse_elements(table, set.name(), |element| {
+                let held = socket.parse_elements(table, set.name(), settled, |element| {
                     let Some(ElementDataRef::Value(value)) = element.data else { return None };
                     Some(u32::from_ne_bytes(value.try_into().ok()?))
                 })?;
@@ -86,8 +90,8 @@ impl Found {
                 found.held = held.unwrap_or_default().into_iter().map(|id| (id, LONGEST)).collect();
                 continue;
             }
-            let items =
-                socket.parse_elements(table, set.name(), |element| Item::read(set, element))?;
+            let read = |element: ElementRef<'_>| Item::read(set, element);
+            let items = socket.parse_elements(table, set.name(), settled, read)?;
             for item in items.unwrap_or_default() {
                 found.sort_in(item);
             }

@@ -44,6 +44,9 @@ const CHUNK: usize = 8192;
 /// How often the tables are read anew when others write meanwhile.
 const ATTEMPTS: usize = 50;
 
+/// Something has to be written, so what is there must be known for sure.
+const UNSETTLED: netlink::Errno = netlink::Errno::AGAIN;
+
 fn index(family: Family) -> usize {
     match family {
         Family::V4 => 0,
@@ -105,6 +108,8 @@ pub struct Nftables {
     numbered: HashMap<ListName, u32>,
     targets: [HashSet<Target>; 2],
     written: Written,
+    /// What was found may lack elements: good enough to see that nothing needs to be written.
+    glance: bool,
 }
 
 impl Nftables {
@@ -119,6 +124,7 @@ impl Nftables {
             numbered: HashMap::new(),
             targets: Default::default(),
             written: Written::default(),
+            glance: false,
         })
     }
 
@@ -335,6 +341,9 @@ impl Nftables {
         if transaction.is_empty() {
             return Ok(());
         }
+        if self.glance {
+            return Err(Error::new("write after a glance", UNSETTLED));
+        }
         self.written.elements += changes.len() as u64;
         self.written.transactions += 1;
         self.written.bytes += transaction.bytes() as u64;
@@ -349,10 +358,15 @@ impl Nftables {
         nodes: &[Node; 2],
         now: Instant,
     ) -> Result<Written> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             self.nodes = None;
             self.written = Written::default();
-            match self.try_reconcile(frontends(), nodes, now) {
+            // Most often nothing differs, and then one reading of each set shows it.
+            self.glance = attempt == 0;
+            let outcome = self.try_reconcile(frontends(), nodes, now);
+            let glance = std::mem::take(&mut self.glance);
+            match outcome {
+                Err(error) if glance && error.errno == UNSETTLED => continue,
                 Err(error) if error.is_stale_generation() => continue,
                 Err(error) => return Err(error),
                 Ok(()) => {
@@ -377,7 +391,7 @@ impl Nftables {
         let mut found = Vec::with_capacity(2);
         for family in FAMILIES {
             let layout = Layout { family, settings: &nodes[index(family)].settings };
-            found.push(Found::read(&mut self.socket, &layout)?);
+            found.push(Found::read(&mut self.socket, &layout, !self.glance)?);
         }
         let Ok(mut found) = <[Found; 2]>::try_from(found) else { unreachable!("two families") };
         self.programmed.clear();
