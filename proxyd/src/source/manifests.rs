@@ -3,7 +3,7 @@
 //! Files count once they are whole: closed by their writer, or renamed or linked into place (as a
 //! ConfigMap's are). A document that is broken leaves the last good state of its file's objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,13 @@ use crate::cluster::{Change, Names};
 pub struct Manifests {
     folder: Folder,
     files: BTreeMap<String, FileState>,
+    /// The files that hold an object: the first by name counts.
+    holders: HashMap<ObjectName, BTreeSet<Arc<str>>>,
+    /// Files with problems.
+    faulty: BTreeSet<String>,
     names: Names,
+    /// Files read since names that nobody uses were forgotten.
+    read: usize,
     /// Ranges of each ServiceCIDR object; a change tells them all.
     service_cidrs: BTreeMap<ObjectName, Vec<netlink::Prefix>>,
 }
@@ -52,7 +58,10 @@ impl Manifests {
         Ok(Manifests {
             folder: Folder::watch(path)?,
             files: BTreeMap::new(),
+            holders: HashMap::new(),
+            faulty: BTreeSet::new(),
             names: Names::default(),
+            read: 0,
             service_cidrs: BTreeMap::new(),
         })
     }
@@ -91,23 +100,55 @@ impl Manifests {
             all.dedup();
             changes.push(Change::ServiceCidrs(all));
         }
-        self.names.shrink();
-        let problems = self.files.values().flat_map(|file| file.problems.iter().cloned());
-        Update { changes, problems: Some(problems.collect()) }
+        if self.read > self.files.len() {
+            self.names.shrink();
+            self.read = 0;
+        }
+        let faulty = self.faulty.iter().filter_map(|name| self.files.get(name));
+        let problems = faulty.flat_map(|file| file.problems.iter().cloned()).collect();
+        Update { changes, problems: Some(problems) }
     }
 
-    /// The first file, by name, that holds an object, other than `except`.
-    fn holder(&self, object: &ObjectName, except: &str) -> Option<&String> {
-        let holds = |(name, file): &(&String, &FileState)| {
-            name.as_str() != except && file.objects.contains_key(object)
-        };
-        self.files.iter().find(holds).map(|(name, _)| name)
+    /// Remembers what a file says now.
+    fn keep(&mut self, name: &str, state: FileState) {
+        let file: Arc<str> = name.into();
+        for object in state.objects.keys() {
+            self.holders.entry(object.clone()).or_default().insert(Arc::clone(&file));
+        }
+        if state.problems.is_empty() {
+            self.faulty.remove(name);
+        } else {
+            self.faulty.insert(name.to_owned());
+        }
+        self.files.insert(name.to_owned(), state);
+    }
+
+    /// Forgets what a file said, and returns it.
+    fn forget(&mut self, name: &str) -> FileState {
+        self.faulty.remove(name);
+        let state = self.files.remove(name).unwrap_or_default();
+        for object in state.objects.keys() {
+            if let Some(holders) = self.holders.get_mut(object) {
+                holders.remove(name);
+                if holders.is_empty() {
+                    self.holders.remove(object);
+                }
+            }
+        }
+        state
+    }
+
+    /// The first other file, by name, that holds an object.
+    fn holder(&self, object: &ObjectName, except: &str) -> Option<&str> {
+        let holders = self.holders.get(object)?;
+        holders.iter().map(|name| &**name).find(|name| *name != except)
     }
 
     /// Reads a file.
     fn read_file(&mut self, name: &str) -> Outcome {
         let path = self.folder.path().join(name);
-        let before = self.files.remove(name).unwrap_or_default();
+        self.read += 1;
+        let before = self.forget(name);
         let mut outcome = Outcome::default();
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned()),
@@ -139,12 +180,12 @@ impl Manifests {
             for (object, line) in before.objects {
                 state.objects.entry(object).or_insert(line);
             }
-            self.files.insert(name.to_owned(), state);
+            self.keep(name, state);
             return outcome;
         }
         let gone: Vec<ObjectName> =
             before.objects.into_keys().filter(|o| !state.objects.contains_key(o)).collect();
-        self.files.insert(name.to_owned(), state);
+        self.keep(name, state);
         outcome.again.extend(self.leave(name, gone.iter(), &mut outcome.changes));
         outcome
     }
@@ -183,7 +224,7 @@ impl Manifests {
             problem(&converted.title, fault);
         }
         let Some((object, content)) = converted.object else { return useless };
-        if let Some(other) = self.holder(&object, name).filter(|other| other.as_str() < name) {
+        if let Some(other) = self.holder(&object, name).filter(|other| *other < name) {
             let message = format!("is in {other} already; this one is passed over");
             problem(&converted.title, (String::new(), message));
             state.objects.insert(object, parsed.line);
@@ -197,7 +238,7 @@ impl Manifests {
         if !before.objects.contains_key(&object)
             && let Some(later) = self.holder(&object, name)
         {
-            outcome.again.insert(later.clone()); // it had the object until now
+            outcome.again.insert(later.to_owned()); // it had the object until now
         }
         outcome.changes.push(match (&object, content) {
             (ObjectName::Service(key), Object::Service(s)) => Change::Service(key.clone(), Some(s)),
@@ -224,7 +265,7 @@ impl Manifests {
         for object in gone {
             match self.holder(object, name) {
                 Some(other) => {
-                    again.insert(other.clone());
+                    again.insert(other.to_owned());
                 }
                 None => {
                     if matches!(object, ObjectName::ServiceCidr(_)) {
