@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use testnet::{Host, IN_FORCE, Lan, Network, Node, NodeRecord, Pod, Proxyd, eventually};
+use testnet::{Host, Lan, Network, Node, NodeRecord, Pod, Proxyd, eventually};
 
 const CLUSTER_IP: &str = "10.96.0.80";
 const NODE_PORT: u16 = 30080;
@@ -104,7 +105,7 @@ pub(crate) fn chapter(lan: &Lan, nodes: &[Node; 3]) -> Result<()> {
     );
 
     nodes[0].namespace().command("nft", &["delete", "table", "ip", "viaduct"]);
-    eventually("the table is back", IN_FORCE, || client.tcp(to));
+    eventually("the table is back", Duration::from_secs(10), || client.tcp(to));
     println!("   repair           `nft delete table ip viaduct`: it is back");
     drop(proxyd);
     ensure!(client.can_reach(to), "rules went with the daemon");

@@ -2,131 +2,252 @@
 
 use std::time::Duration;
 
-use testnet::{Family, Host, IN_FORCE, Pod, Proxyd, eventually};
+use testnet::manifest::{Endpoint, EndpointSlice, Service, documents};
+use testnet::{Family, Host, Proxyd};
 
-use super::manifests::{service, slice};
-use super::{BOTH, World, address, node_address, serve, vip};
+use super::world::{
+    Addressed, Backend, PORT, TARGET, World, both, external, node_port_service, service, vip,
+    with_slices,
+};
+use super::{FAMILIES, PROTOCOLS, served};
 
-struct Scene<'a> {
-    world: &'a World,
-    pods: &'a [Pod<'a>],
-    family: Family,
-    seconds: u32,
+const NODE_PORT: u16 = 30080;
+
+fn three(world: &World) -> [Backend<'_>; 3] {
+    ["a", "b", "c"].map(|name| world.backend(&world.n1, name))
 }
 
-impl Scene<'_> {
-    /// A Service with these of the pods, which are on both nodes in turn.
-    fn text(&self, endpoints: &[usize]) -> String {
-        let slice = endpoints.iter().fold(slice("web", 8080), |slice, at| {
-            slice.ready(address(&self.pods[*at], self.family), ["n1", "n2"][at % 2])
-        });
-        let ip = vip(self.family, 96, 10);
-        let web = service("web", ip).node_port(80, 30080).affinity(self.seconds);
-        self.world.objects() + &web.text() + &slice.text()
-    }
-
-    fn cluster_ip(&self) -> (std::net::IpAddr, u16) {
-        (vip(self.family, 96, 10), 80)
-    }
-}
-
-/// The only server that so many connections reach.
-fn sticks(from: &impl Host, to: (std::net::IpAddr, u16)) -> String {
-    let first = from.tcp(to).unwrap().server;
-    for _ in 0..15 {
-        assert_eq!(from.tcp(to).unwrap().server, first);
-    }
-    first
-}
-
-fn pods(world: &World) -> (Vec<Pod<'_>>, Vec<impl Drop + use<>>) {
-    let pods: Vec<_> =
-        ["a", "b", "c", "d"].iter().enumerate().map(|(n, name)| world.pod(n % 2, name)).collect();
-    let servers = pods.iter().flat_map(|pod| [pod.serve_tcp(8080)]).collect();
-    (pods, servers)
+fn endpoints(pods: &[Backend<'_>]) -> Vec<Endpoint> {
+    pods.iter().map(|pod| Endpoint::of(pod)).collect()
 }
 
 #[test]
-fn a_client_keeps_its_endpoint_by_all_addresses_until_it_goes() {
+fn a_client_stays_with_its_endpoint() {
     let world = World::new();
-    let (pods, _servers) = pods(&world);
-    let clients: Vec<_> = (0..4).map(|n| world.pod(0, &format!("client{n}"))).collect();
-    for family in BOTH {
-        let scene = Scene { world: &world, pods: &pods, family, seconds: 60 };
-        let mut proxyd = Proxyd::start(world.node(), &[]);
-        proxyd.apply("web.yaml", &scene.text(&[0, 1, 2, 3]));
-        let mut reached: Vec<String> = Vec::new();
+    let pods = three(&world);
+    let clients: Vec<_> =
+        (0..6).map(|number| world.pod(&world.n1, &format!("client{number}"))).collect();
+    let proxyd = world.start(&[]);
+    let web = service("web", 10).affinity(600);
+    proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+    for family in FAMILIES {
+        let to = (vip(family, 10), PORT);
+        for protocol in PROTOCOLS {
+            let mut homes: Vec<String> = clients
+                .iter()
+                .map(|client| {
+                    let home = protocol.probe(client, to).unwrap().server;
+                    for _ in 0..15 {
+                        assert_eq!(protocol.probe(client, to).unwrap().server, home);
+                    }
+                    home
+                })
+                .collect();
+            homes.sort();
+            homes.dedup();
+            assert!(homes.len() > 1, "{family:?} {protocol:?}: six clients share {homes:?}");
+        }
+    }
+}
+
+#[test]
+fn all_addresses_of_a_service_port_share_its_affinity() {
+    let world = World::new();
+    let pods = three(&world);
+    let clients: Vec<_> =
+        (0..4).map(|number| world.pod(&world.n1, &format!("client{number}"))).collect();
+    let proxyd = world.start(&[]);
+    let web = node_port_service("web", 10, NODE_PORT)
+        .load_balancer(&both(external, 1))
+        .spec("externalIPs", both(external, 2))
+        .affinity(600);
+    proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+    for family in FAMILIES {
         for client in &clients {
-            let server = sticks(client, scene.cluster_ip());
-            let node_port = (node_address(world.node(), family), 30080);
-            assert_eq!(client.tcp(node_port).unwrap().server, server, "by the node port too");
-            reached.push(server);
+            let home = served(client, (vip(family, 10), PORT)).0;
+            for to in [
+                (world.n1.ip(family), NODE_PORT),
+                (external(family, 1), PORT),
+                (external(family, 2), PORT),
+            ] {
+                for _ in 0..4 {
+                    assert_eq!(served(client, to).0, home, "{to:?}");
+                }
+            }
         }
-        // Restarts change nothing, however they come.
-        proxyd.terminate();
-        proxyd.restart();
-        proxyd.kill();
-        proxyd.restart();
-        for (client, server) in clients.iter().zip(&reached) {
-            assert_eq!(client.tcp(scene.cluster_ip()).unwrap().server, *server);
-        }
-        // The first client's endpoint leaves: it gets another one and stays there, also when the old
-        // one comes back. Whoever had another keeps it.
-        let gone = ["a", "b", "c", "d"].iter().position(|name| *name == reached[0]).unwrap();
-        let left: Vec<usize> = (0..4).filter(|at| *at != gone).collect();
-        proxyd.apply("web.yaml", &scene.text(&left));
-        let second = sticks(&clients[0], scene.cluster_ip());
-        assert_ne!(second, reached[0]);
-        for (client, server) in clients.iter().zip(&reached).filter(|(_, s)| **s != reached[0]) {
-            assert_eq!(client.tcp(scene.cluster_ip()).unwrap().server, *server);
-        }
-        proxyd.apply("web.yaml", &scene.text(&[0, 1, 2, 3]));
-        assert_eq!(sticks(&clients[0], scene.cluster_ip()), second);
-        drop(proxyd);
-        world.node().namespace().command("nft", &["delete", "table", "ip", "viaduct"]);
-        world.node().namespace().command("nft", &["delete", "table", "ip6", "viaduct"]);
     }
 }
 
 #[test]
-fn affinity_ends_after_its_timeout_and_every_connection_renews_it() {
+fn affinity_ends_after_its_time() {
     let world = World::new();
-    let (pods, _servers) = pods(&world);
-    let client = world.pod(0, "client");
-    for family in BOTH {
-        let scene = Scene { world: &world, pods: &pods, family, seconds: 2 };
-        let proxyd = Proxyd::start(world.node(), &[]);
-        proxyd.apply("web.yaml", &scene.text(&[0, 1, 2, 3]));
-        let first = client.tcp(scene.cluster_ip()).unwrap().server;
-        for _ in 0..5 {
-            // Longer than the timeout in all, shorter each time: there is nothing to wait for but time.
-            std::thread::sleep(Duration::from_millis(700));
-            assert_eq!(client.tcp(scene.cluster_ip()).unwrap().server, first);
-        }
-        // One in four choices is the same endpoint again.
-        eventually("another endpoint after a pause", 8 * IN_FORCE, || {
-            std::thread::sleep(Duration::from_millis(2500));
-            client.tcp(scene.cluster_ip()).unwrap().server != first
+    let pods = three(&world);
+    let proxyd = world.start(&[]);
+    let web = service("web", 10).affinity(1);
+    proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+    for family in FAMILIES {
+        let to = (vip(family, 10), PORT);
+        let home = served(&world.n1, to).0;
+        let moved = (0..12).any(|_| {
+            std::thread::sleep(Duration::from_millis(1500));
+            served(&world.n1, to).0 != home
         });
+        assert!(moved, "{family:?}: always {home}");
     }
 }
 
 #[test]
-fn without_affinity_the_endpoint_changes() {
+fn each_new_connection_renews_the_affinity() {
     let world = World::new();
-    let pod = world.pod(0, "a");
-    let other = world.pod(1, "b");
-    let _servers = (serve(&pod, 8080), serve(&other, 8080));
-    let client = world.pod(0, "client");
-    let proxyd = Proxyd::start(world.node(), &[]);
-    let to = (vip(Family::V4, 96, 10), 80);
-    let endpoints = slice("web", 8080).ready(pod.v4(), "n1").ready(other.v4(), "n2").text();
-    for (affinity, changes) in [(true, false), (false, true), (true, false)] {
-        let web = service("web", to.0).port(80);
-        let web = if affinity { web.affinity(30) } else { web };
-        proxyd.apply("web.yaml", &(world.objects() + &web.text() + &endpoints));
-        let first = client.tcp(to).unwrap().server;
-        let other = (0..30).any(|_| client.tcp(to).unwrap().server != first);
-        assert_eq!(other, changes, "affinity {affinity}");
+    let pods = three(&world);
+    let proxyd = world.start(&[]);
+    let web = service("web", 10).affinity(3);
+    proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+    let to = |family| (vip(family, 10), PORT);
+    let home = FAMILIES.map(|family| served(&world.n1, to(family)).0);
+    for round in 0..10 {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = FAMILIES.map(|family| served(&world.n1, to(family)).0);
+        assert_eq!(now, home, "after {} s", round + 1);
+    }
+}
+
+#[test]
+fn a_client_leaves_an_endpoint_that_is_gone_at_once() {
+    let world = World::new();
+    let pods = three(&world);
+    let proxyd = world.start(&[]);
+    let web = service("web", 10).affinity(600);
+    for family in FAMILIES {
+        let to = (vip(family, 10), PORT);
+        proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+        let home = served(&world.n1, to).0;
+        let rest: Vec<Endpoint> = pods
+            .iter()
+            .filter(|pod| pod.namespace().name() != home)
+            .map(|pod| Endpoint::of(pod))
+            .collect();
+        proxyd.apply("web", &with_slices(&web, "web", &rest));
+        let second = served(&world.n1, to).0;
+        assert_ne!(second, home);
+        for _ in 0..10 {
+            assert_eq!(served(&world.n1, to).0, second);
+        }
+        // One that is not ready any more has left as well.
+        let rest: Vec<Endpoint> = pods
+            .iter()
+            .map(|pod| match pod.namespace().name() == second {
+                true => Endpoint::of(pod).not_ready(),
+                false => Endpoint::of(pod),
+            })
+            .collect();
+        proxyd.apply("web", &with_slices(&web, "web", &rest));
+        assert_ne!(served(&world.n1, to).0, second);
+    }
+}
+
+#[test]
+fn other_changes_of_endpoints_keep_the_affinity() {
+    let world = World::new();
+    let pods = three(&world);
+    let (more, proxyd) = (world.backend(&world.n1, "more"), world.start(&[]));
+    let web = service("web", 10).affinity(600);
+    let to = |family| (vip(family, 10), PORT);
+    proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+    let home = FAMILIES.map(|family| served(&world.n1, to(family)).0);
+    let mut all = endpoints(&pods);
+    all.insert(0, Endpoint::of(&more));
+    proxyd.apply("web", &with_slices(&web, "web", &all));
+    for _ in 0..10 {
+        assert_eq!(FAMILIES.map(|family| served(&world.n1, to(family)).0), home);
+    }
+    all.remove(0);
+    all.reverse();
+    proxyd.apply("web", &with_slices(&web, "web", &all));
+    for _ in 0..10 {
+        assert_eq!(FAMILIES.map(|family| served(&world.n1, to(family)).0), home);
+    }
+}
+
+#[test]
+fn each_port_of_a_service_has_an_affinity_of_its_own() {
+    let world = World::new();
+    let pods = three(&world);
+    let proxyd = world.start(&[]);
+    let ports = 80..90;
+    let mut web = Service::new("web").cluster_ips(&both(vip, 10)).affinity(600);
+    let all = endpoints(&pods);
+    let mut slices = FAMILIES.map(|family| EndpointSlice::new("web", family, &all));
+    for port in ports.clone() {
+        web = web.port(&format!("p{port}"), "TCP", port);
+        slices = slices.map(|slice| slice.port(&format!("p{port}"), "TCP", TARGET.into()));
+    }
+    proxyd.apply("web", &documents(&[&web, &slices[0], &slices[1]]));
+    for family in FAMILIES {
+        let mut homes: Vec<String> =
+            ports.clone().map(|port| served(&world.n1, (vip(family, 10), port as u16)).0).collect();
+        homes.sort();
+        homes.dedup();
+        // Ten ports at one of three endpoints: once in twenty thousand runs by chance.
+        assert!(homes.len() > 1, "{family:?}: {homes:?}");
+    }
+}
+
+#[test]
+fn affinity_is_over_the_local_endpoints_where_the_policy_is_local() {
+    let world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.backend(&world.n1, name));
+    let far = world.backend(&world.n2, "far");
+    let proxyd = world.start(&[]);
+    let web = node_port_service("web", 10, NODE_PORT)
+        .spec("externalTrafficPolicy", "Local")
+        .affinity(600);
+    let all = [Endpoint::of(&a), Endpoint::of(&b), Endpoint::of(&far)];
+    proxyd.apply("web", &with_slices(&web, "web", &all));
+    for family in FAMILIES {
+        let to = (world.n1.ip(family), NODE_PORT);
+        let home = served(&world.lan, to).0;
+        assert_ne!(home, "far");
+        for _ in 0..15 {
+            assert_eq!(served(&world.lan, to).0, home);
+        }
+    }
+}
+
+fn homes(clients: &[testnet::Pod<'_>], family: Family) -> Vec<String> {
+    clients.iter().map(|client| served(client, (vip(family, 10), PORT)).0).collect()
+}
+
+#[test]
+fn affinity_outlives_the_daemon() {
+    let world = World::new();
+    let pods = three(&world);
+    let clients: Vec<_> =
+        (0..5).map(|number| world.pod(&world.n1, &format!("client{number}"))).collect();
+    let mut proxyd: Proxyd<'_> = world.start(&[]);
+    let web = service("web", 10).affinity(600);
+    proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+    let before = FAMILIES.map(|family| homes(&clients, family));
+    proxyd.stop();
+    assert_eq!(FAMILIES.map(|family| homes(&clients, family)), before, "while it is away");
+    proxyd.start_again();
+    assert_eq!(FAMILIES.map(|family| homes(&clients, family)), before, "after the restart");
+}
+
+#[test]
+fn affinity_is_switched_on_and_off() {
+    let world = World::new();
+    let pods = three(&world);
+    let proxyd = world.start(&[]);
+    for (seconds, sticky) in [(None, false), (Some(600), true), (Some(300), true), (None, false)] {
+        let web = match seconds {
+            Some(seconds) => service("web", 10).affinity(seconds),
+            None => service("web", 10),
+        };
+        proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
+        for family in FAMILIES {
+            let seen = super::servers(&world.n1, (vip(family, 10), PORT));
+            assert_eq!(seen.len() == 1, sticky, "{seconds:?}: {seen:?}");
+        }
     }
 }

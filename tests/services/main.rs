@@ -1,131 +1,120 @@
-//! What Services do, row by row of docs/services.md, with real packets.
+//! What the service proxy does, scenario by scenario, with real packets.
 //!
-//! Each scenario is manifests, and what then becomes of packets; each is run for both families.
+//! Every test makes its own cluster, so all run side by side. What is expected is kube-proxy's behaviour
+//! unless the scenario says otherwise.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 mod affinity;
+mod bad_input;
 mod cluster_ip;
 mod conntrack;
-mod daemon;
-mod external;
-mod faults;
-mod manifests;
-mod selection;
+mod empty;
+mod endpoints;
+mod health;
+mod load_balancer;
+mod masquerade;
+mod node_port;
+mod policies;
+mod restart;
+mod source_ranges;
+mod tables;
+mod topology;
+mod udp_flows;
+mod world;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use testnet::traffic::Server;
-use testnet::{Family, Host, IN_FORCE, Lan, Network, Node, Pod, eventually};
+use testnet::traffic::Answer;
+use testnet::{Family, Host, Look, eventually};
 
-use manifests::node_objects;
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
-const BOTH: [Family; 2] = [Family::V4, Family::V6];
+/// How long something may take that does not wait for a timer.
+const SOON: Duration = Duration::from_secs(10);
 
-/// Two nodes with routes to each other's pods; the outside world sends Service addresses to n1.
-struct World {
-    lan: Lan,
-    nodes: [Node; 2],
+/// The wait for an answer where none is expected.
+const SILENCE: Duration = Duration::from_millis(700);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Tcp,
+    Udp,
 }
 
-impl World {
-    fn new() -> World {
-        let lan = Lan::new();
-        let nodes = lan.nodes(["n1", "n2"]);
-        for (family, vips) in [("", "10.96.0.0/12"), ("-6", "fd00:96::/32")] {
-            let via = if family.is_empty() { nodes[0].v4() } else { nodes[0].v6() };
-            lan.namespace().ip(&format!("{family} route add {vips} via {via}"));
+impl Protocol {
+    fn probe(self, from: &impl Host, to: (IpAddr, u16)) -> io::Result<Answer> {
+        match self {
+            Protocol::Tcp => from.tcp(to),
+            Protocol::Udp => from.udp(to),
         }
-        lan.namespace().ip(&format!("route add 203.0.113.0/24 via {}", nodes[0].v4()));
-        lan.namespace().ip(&format!("-6 route add 2001:db8:113::/48 via {}", nodes[0].v6()));
-        World { lan, nodes }
-    }
-
-    /// A new pod on the first (0) or second (1) node.
-    fn pod(&self, node: usize, name: &str) -> Pod<'_> {
-        let records: Vec<_> = self.nodes.iter().map(Node::record).collect();
-        let node = &self.nodes[node];
-        let network = Network::bridge("net")
-            .subnet(&node.pod_cidr())
-            .subnet(&node.pod_cidr_v6())
-            .masquerade(&["10.244.0.0/16", "fd00:10::/32"])
-            .host_gw(node, &records);
-        node.pod(&network, name)
-    }
-
-    fn node(&self) -> &Node {
-        &self.nodes[0]
-    }
-
-    /// The manifests of the nodes.
-    fn objects(&self) -> String {
-        node_objects(&self.nodes)
     }
 }
 
-fn address(host: &Pod<'_>, family: Family) -> IpAddr {
-    match family {
-        Family::V4 => host.v4(),
-        Family::V6 => host.v6(),
-    }
-}
-
-fn node_address(node: &Node, family: Family) -> IpAddr {
-    match family {
-        Family::V4 => node.v4(),
-        Family::V6 => node.v6(),
-    }
-}
-
-/// An address for a Service: `range` 96 is a ClusterIP, 113 comes from outside.
-fn vip(family: Family, range: u8, number: u8) -> IpAddr {
-    let text = match (family, range) {
-        (Family::V4, 96) => format!("10.96.0.{number}"),
-        (Family::V4, _) => format!("203.0.113.{number}"),
-        (Family::V6, 96) => format!("fd00:96::{number:x}"),
-        (Family::V6, _) => format!("2001:db8:113::{number:x}"),
-    };
-    text.parse().unwrap()
-}
-
-/// TCP and UDP servers on a port of a pod.
-fn serve(pod: &Pod<'_>, port: u16) -> (Server, Server) {
-    (pod.serve_tcp(port), pod.serve_udp(port))
-}
-
-/// How many of so many connections went to each of these servers.
-fn spread(from: &impl Host, to: (IpAddr, u16), connections: usize, servers: &[&str]) -> Vec<usize> {
-    let mut counts = vec![0; servers.len()];
-    for _ in 0..connections {
-        let server = from.tcp(to).unwrap().server;
-        let at = servers.iter().position(|name| *name == server);
-        counts[at.unwrap_or_else(|| panic!("{server} is none of {servers:?}"))] += 1;
-    }
-    counts
-}
-
-/// TCP and UDP are refused, not dropped. (Who sends from the node itself is told so by `EPERM`. The
-/// kernel sends one host only so many ICMP errors a second, so one may be missing.)
 #[track_caller]
-fn assert_refused(from: &impl Host, to: (IpAddr, u16)) {
-    assert_eq!(from.tcp(to).unwrap_err().kind(), ErrorKind::ConnectionRefused, "TCP to {to:?}");
-    eventually(&format!("UDP to {to:?} is refused"), 2 * IN_FORCE, || {
-        match from.udp_within(to, Duration::from_secs(1)) {
-            Ok(answer) => panic!("UDP to {to:?} was answered: {answer:?}"),
-            Err(error) => match error.kind() {
-                ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => Ok(()),
-                other => Err(other),
-            },
-        }
-    });
+fn soon<L: Look>(what: &str, look: impl FnMut() -> L) -> L::Found {
+    eventually(what, SOON, look)
 }
 
-/// TCP is dropped, not refused.
+/// Who answers a TCP probe, and where it seemed to come from.
+#[track_caller]
+fn served(from: &impl Host, to: (IpAddr, u16)) -> (String, IpAddr) {
+    let answer = from.tcp(to);
+    let answer =
+        answer.unwrap_or_else(|e| panic!("TCP {} to {to:?}: {e}", from.namespace().name()));
+    (answer.server, answer.peer)
+}
+
+/// How a UDP probe fails. What is dropped or rejected before it leaves its own host is not permitted,
+/// says the first attempt to send it; whether it was rejected shows in what comes after.
+fn udp_failure(from: &impl Host, to: (IpAddr, u16), timeout: Duration) -> Option<ErrorKind> {
+    let mut flow = from.udp_flow_within(to, timeout).expect("a socket");
+    match flow.ask("probe").map_err(|error| error.kind()) {
+        Err(ErrorKind::PermissionDenied) => match flow.ask("probe").map_err(|error| error.kind()) {
+            Err(ErrorKind::PermissionDenied) => Some(ErrorKind::TimedOut),
+            second => second.err(),
+        },
+        first => first.err(),
+    }
+}
+
+/// Nobody answers a probe of either protocol, and nobody says so.
 #[track_caller]
 fn assert_dropped(from: &impl Host, to: (IpAddr, u16)) {
-    let short = Duration::from_millis(600);
-    let error = from.tcp_within(to, short).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TimedOut, "TCP to {to:?}");
+    let name = from.namespace().name();
+    let tcp = from.tcp_within(to, SILENCE).map_err(|error| error.kind());
+    assert_eq!(tcp, Err(ErrorKind::TimedOut), "TCP {name} to {to:?}");
+    let udp = udp_failure(from, to, SILENCE);
+    assert_eq!(udp, Some(ErrorKind::TimedOut), "UDP {name} to {to:?}");
+}
+
+/// A probe of either protocol is rejected at once.
+#[track_caller]
+fn assert_refused(from: &impl Host, to: (IpAddr, u16)) {
+    let name = from.namespace().name();
+    let tcp = from.tcp_within(to, SILENCE).map_err(|error| error.kind());
+    assert_eq!(tcp, Err(ErrorKind::ConnectionRefused), "TCP {name} to {to:?}");
+    let udp = udp_failure(from, to, SILENCE);
+    assert_eq!(udp, Some(ErrorKind::ConnectionRefused), "UDP {name} to {to:?}");
+}
+
+/// A probe of either protocol is not answered, be it dropped or rejected.
+#[track_caller]
+fn assert_closed(from: &impl Host, to: (IpAddr, u16)) {
+    let name = from.namespace().name();
+    assert!(from.tcp_within(to, SILENCE).is_err(), "TCP {name} to {to:?}");
+    assert!(from.udp_within(to, SILENCE).is_err(), "UDP {name} to {to:?}");
+}
+
+/// The names of those who answer many new connections, sorted.
+#[track_caller]
+fn servers(from: &impl Host, to: (IpAddr, u16)) -> Vec<String> {
+    // Of three equally likely servers, one is not seen once in four million runs.
+    let mut names: Vec<String> = (0..40).map(|_| served(from, to).0).collect();
+    names.sort();
+    names.dedup();
+    names
 }

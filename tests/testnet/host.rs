@@ -79,6 +79,12 @@ pub trait Host {
         self.namespace().run(move || UdpFlow::open(to, source_port, PROBE_TIMEOUT))
     }
 
+    /// A UDP socket from any port, with a limit for each answer.
+    fn udp_flow_within(&self, to: impl Destination, timeout: Duration) -> io::Result<UdpFlow> {
+        let to = to.address();
+        self.namespace().run(move || UdpFlow::open(to, 0, timeout))
+    }
+
     /// Sends an ICMP echo request and waits for the reply.
     fn ping(&self, to: IpAddr) -> io::Result<Duration> {
         self.ping_size(to, ping::header_bytes(to) + PING_DATA, false)

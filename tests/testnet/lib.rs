@@ -16,6 +16,7 @@
 //! - [`Namespace`]: a thread in a network namespace of its own; it runs closures and starts programs
 //! - [`Lan`], [`Node`], [`Pod`]: the cluster; [`Host`] is what all three can do
 //! - [`Network`], [`Cni`]: configurations, and one invocation of the plugin
+//! - [`Proxyd`], [`manifest`]: the daemon on a folder of objects, and the objects
 //! - [`traffic`]: servers, probes, long-lived connections, throughput
 //! - [`eventually`], [`skip`], [`require_root`]: bounded waits, and tests that cannot run here
 //!
@@ -29,6 +30,7 @@
 mod cni;
 mod host;
 mod lan;
+pub mod manifest;
 mod namespace;
 mod network;
 mod node;
@@ -45,5 +47,5 @@ pub use lan::{Family, Lan, OUTSIDE_V4, OUTSIDE_V6};
 pub use namespace::{Namespace, unpin_all};
 pub use network::{Network, NodeRecord};
 pub use node::{Node, Pod};
-pub use proxyd::{IN_FORCE, Page, Proxyd};
+pub use proxyd::{Manifests, Proxyd, Response, http_get};
 pub use wait::{Look, eventually, require_root, skip};

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fs;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -149,6 +150,13 @@ impl Namespace {
         eventually(&what, Duration::from_secs(5), || {
             self.ip(&format!("-6 route show table local {address}")).contains("local")
         });
+    }
+
+    /// Waits until an address that was added is in use.
+    pub fn await_address_of(&self, address: IpAddr) {
+        if address.is_ipv6() {
+            self.await_address(&address.to_string());
+        }
     }
 
     /// The names of its links, but the loopback device.

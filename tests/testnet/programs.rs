@@ -23,6 +23,20 @@ fn find_built() -> Option<PathBuf> {
     executable.ancestors().find(|dir| dir.join("viaduct").is_file()).map(Path::to_owned)
 }
 
+/// The daemon's binary.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn proxyd() -> PathBuf {
+    let path = built().join("proxyd");
+    assert!(
+        path.is_file(),
+        "proxyd is not built: run `cargo build -p proxyd`, or set VIADUCT_BIN_DIR"
+    );
+    path
+}
+
 /// A plugin's binary: ours, or one that is installed.
 ///
 /// # Panics

@@ -1,201 +1,259 @@
-//! [`Proxyd`]: the daemon of a node, on a folder of manifests.
+//! [`Proxyd`]: the daemon on a node, and [`Manifests`], the folder that it reads.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 
 use crate::host::Host;
+use crate::manifest::Service;
 use crate::node::Node;
 use crate::programs;
 use crate::wait::eventually;
 
-/// How long a change may take until it is in force.
-pub const IN_FORCE: Duration = Duration::from_secs(5);
+/// The pod networks of every test.
+const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10::/32";
 
-/// The daemon of a node; it is killed when this is dropped, and what it programmed stays.
-pub struct Proxyd<'a> {
-    node: &'a Node,
-    arguments: Vec<String>,
-    process: Option<Child>,
+/// How long a change may take to be in force.
+const SYNC_WITHIN: Duration = Duration::from_secs(20);
+
+/// How much of the daemon's output a failed test shows, in bytes.
+const SHOWN: usize = 4000;
+
+/// A folder of objects.
+#[derive(Clone, Debug)]
+pub struct Manifests(PathBuf);
+
+impl Manifests {
+    /// The folder of a node, made if there is none.
+    pub fn of(node: &Node) -> Manifests {
+        let folder = node.folder().join("manifests");
+        fs::create_dir_all(&folder).expect("a folder for manifests");
+        Manifests(folder)
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes `NAME.yaml` as a whole: nobody sees half of it.
+    pub fn write(&self, name: &str, text: &str) {
+        let hidden = self.0.join(format!(".{name}.tmp"));
+        fs::write(&hidden, text).expect("a manifest");
+        fs::rename(&hidden, self.0.join(format!("{name}.yaml"))).expect("a manifest in its place");
+    }
+
+    /// Removes `NAME.yaml`.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.0.join(format!("{name}.yaml"))).expect("a manifest to remove");
+    }
 }
 
-/// What a page of the daemon's answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// HTTP status.
+/// What an HTTP server answered.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status code.
     pub status: u16,
-    /// Headers, as they came.
+    /// The header lines, in small letters.
     pub headers: String,
-    /// Body.
+    /// The body.
     pub body: String,
 }
 
-impl<'a> Proxyd<'a> {
-    /// Starts the daemon with an empty folder and further arguments, and waits until it has
-    /// programmed that.
+impl Response {
+    fn parse(text: &str) -> Option<Response> {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split_whitespace().nth(1)?.parse().ok()?;
+        Some(Response { status, headers: head.to_lowercase(), body: body.to_owned() })
+    }
+}
+
+/// A running daemon in a node's namespace; it is killed when dropped, and what it made stays.
+pub struct Proxyd<'n> {
+    node: &'n Node,
+    manifests: Manifests,
+    arguments: Vec<String>,
+    child: Option<Child>,
+    next_marker: AtomicU8,
+}
+
+impl<'n> Proxyd<'n> {
+    /// Starts it on the node's [`Manifests`] and waits until they are in force. Arguments that are given
+    /// win over those that every daemon gets.
+    ///
+    /// # Panics
+    ///
+    /// If it is not ready in time.
     #[track_caller]
-    pub fn start(node: &'a Node, arguments: &[&str]) -> Proxyd<'a> {
-        let mut proxyd = Proxyd::new(node, arguments);
-        proxyd.restart();
+    pub fn start(node: &'n Node, arguments: &[&str]) -> Proxyd<'n> {
+        let proxyd = Proxyd::spawn(node, arguments);
+        proxyd.await_sync();
         proxyd
     }
 
-    /// The daemon before its start.
-    pub fn new(node: &'a Node, arguments: &[&str]) -> Proxyd<'a> {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let proxyd = Proxyd { node, arguments, process: None };
-        fs::create_dir_all(proxyd.folder()).expect("a folder for manifests");
+    /// Starts it and waits for nothing.
+    pub fn spawn(node: &'n Node, arguments: &[&str]) -> Proxyd<'n> {
+        let mut proxyd = Proxyd {
+            node,
+            manifests: Manifests::of(node),
+            arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+            child: None,
+            next_marker: AtomicU8::new(100),
+        };
+        proxyd.run();
         proxyd
     }
 
-    /// The folder of manifests.
-    pub fn folder(&self) -> PathBuf {
-        self.node.folder().join("manifests")
+    /// The command line of `proxyd COMMAND` for this node, without the program.
+    pub fn command_line(node: &Node, command: &str, more: &[&str]) -> Vec<String> {
+        let folder = Manifests::of(node).path().display().to_string();
+        let mut line = vec![command, "--manifests", &folder, "--hostname-override", node.name()];
+        if !more.contains(&"--cluster-cidr") {
+            line.extend(["--cluster-cidr", CLUSTER_CIDR]);
+        }
+        line.extend(more);
+        line.iter().map(|a| (*a).to_owned()).collect()
     }
 
-    /// A subcommand on the same folder, ready to be started in the node.
-    fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(programs::built().join("proxyd"));
-        command
-            .arg(subcommand)
-            .arg("--manifests")
-            .arg(self.folder())
-            .args(["--hostname-override", self.node.name()])
-            .args(["--cluster-cidr", "10.244.0.0/16,fd00:10::/32"])
-            .args(&self.arguments)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Starts it (again), and waits until everything is programmed.
-    #[track_caller]
-    pub fn restart(&mut self) {
-        assert!(self.process.is_none(), "it runs already");
-        let log = fs::File::options().create(true).append(true).open(self.log_path());
-        let mut command = self.command("run");
-        command.args(["-v", "4"]).stdout(Stdio::null()).stderr(log.expect("a log file"));
-        let child = self.node.namespace().run(move || command.spawn());
-        self.process = Some(child.expect("start proxyd: cargo build -p proxyd"));
-        eventually("proxyd is programmed", IN_FORCE, || {
-            let state = self.status().ok_or("no answer")?;
-            if state.contains("\"state\":\"programmed\"") { Ok(()) } else { Err("not yet") }
+    fn run(&mut self) {
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
+        let more: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let line = Proxyd::command_line(self.node, "run", &more);
+        let child = self.node.namespace().run(move || {
+            Command::new(programs::proxyd())
+                .args(line)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
         });
-    }
-
-    fn status(&self) -> Option<String> {
-        self.try_get(10249, "/status").map(|page| page.body)
-    }
-
-    /// Runs `run --oneshot` to its end: how it ended, and what it said.
-    pub fn oneshot(&self) -> (ExitStatus, String) {
-        let mut command = self.command("run");
-        command.arg("--oneshot");
-        let output = self.node.namespace().run(move || command.output()).expect("run proxyd");
-        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+        self.child = Some(child.expect("a running proxyd"));
     }
 
     fn log_path(&self) -> PathBuf {
-        self.node.folder().join("proxyd.log")
+        self.node.folder().join("proxyd.stderr")
     }
 
-    /// Everything that it has logged.
+    /// What it, and those that ran before it on this node, wrote to standard error.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        let bytes = fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Replaces a manifest at once, and waits until it is in force.
+    /// The folder that it reads.
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    /// Writes a manifest; see [`Manifests::write`].
+    pub fn write(&self, name: &str, text: &str) {
+        self.manifests.write(name, text);
+    }
+
+    /// Removes a manifest.
+    pub fn remove(&self, name: &str) {
+        self.manifests.remove(name);
+    }
+
+    /// Writes a manifest and waits until it is in force.
     #[track_caller]
     pub fn apply(&self, name: &str, text: &str) {
         self.write(name, text);
-        self.settle();
+        self.await_sync();
     }
 
-    /// Replaces a manifest at once.
-    pub fn write(&self, name: &str, text: &str) {
-        let temporary = self.folder().join(format!(".{name}"));
-        fs::write(&temporary, text).expect("write a manifest");
-        fs::rename(&temporary, self.folder().join(name)).expect("rename a manifest");
-    }
-
-    /// Removes a manifest, and waits until that is in force.
+    /// Waits until all that was written is in force: a Service of its own, written last, is seen in the
+    /// tables of both families.
+    ///
+    /// # Panics
+    ///
+    /// If that takes too long.
     #[track_caller]
-    pub fn remove(&self, name: &str) {
-        fs::remove_file(self.folder().join(name)).expect("remove a manifest");
-        self.settle();
-    }
-
-    /// Waits until everything in the folder is in force: a Service of a new name, written last, is
-    /// programmed.
-    #[track_caller]
-    pub fn settle(&self) {
-        let marker = self.folder().join("zz-marker.yaml");
-        let before = fs::read_to_string(&marker).unwrap_or_default();
-        let port = if before.contains("port: 1}") { 2 } else { 1 };
-        self.write(
-            "zz-marker.yaml",
-            &format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: zz-marker, namespace: default}}\n\
-                 spec: {{clusterIP: 10.111.255.255, ports: [{{port: {port}}}]}}\n"
-            ),
-        );
-        let key = format!("10.111.255.255 . tcp . {port} ");
-        eventually("the manifests are in force", IN_FORCE, || {
-            let map = self
-                .node
-                .namespace()
-                .try_command("nft", &["list", "map", "ip", "viaduct", "no-endpoints"]);
-            map.is_ok_and(|map| map.contains(&key))
+    pub fn await_sync(&self) {
+        let number = self.next_marker.fetch_add(1, Ordering::Relaxed);
+        assert!(number < u8::MAX, "a test with too many changes");
+        let (v4, v6) = (format!("10.96.254.{number}"), format!("fd00:96::fe:{number:x}"));
+        let addresses = [v4.parse().expect("an address"), v6.parse().expect("an address")];
+        let marker = Service::new("marker").cluster_ips(&addresses).port("", "TCP", 1);
+        self.write("zz-marker", &marker.to_string());
+        eventually("the daemon's sync", SYNC_WITHIN, || {
+            let list = |family| {
+                self.node.namespace().try_command("nft", &["list", "table", family, "viaduct"])
+            };
+            match (list("ip"), list("ip6")) {
+                (Ok(four), Ok(six)) if four.contains(&v4) && six.contains(&v6) => Ok(()),
+                (Ok(_), Ok(_)) => Err("the marker is not in the tables".to_owned()),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            }
         });
     }
 
-    /// A page of the daemon's, asked in the node.
-    #[track_caller]
-    pub fn get(&self, port: u16, path: &str) -> Page {
-        self.try_get(port, path).unwrap_or_else(|| panic!("no answer on port {port} to {path}"))
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
     }
 
-    fn try_get(&self, port: u16, path: &str) -> Option<Page> {
-        let path = path.to_owned();
-        self.node.namespace().run(move || {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let mut stream = TcpStream::connect_timeout(&address, IN_FORCE).ok()?;
-            stream.set_read_timeout(Some(IN_FORCE)).ok()?;
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            let (headers, body) = answer.split_once("\r\n\r\n")?;
-            let status = headers.split(' ').nth(1)?.parse().ok()?;
-            Some(Page { status, headers: headers.to_owned(), body: body.to_owned() })
+    /// Asks it to end and waits for that.
+    ///
+    /// # Panics
+    ///
+    /// If it goes on.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("a running proxyd");
+        let pid = Pid::from_child(&child);
+        rustix::process::kill_process(pid, Signal::TERM).expect("a signal to proxyd");
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            eventually("the daemon's end", Duration::from_secs(10), || child.try_wait().ok()?)
+        }));
+        ended.unwrap_or_else(|panic| {
+            end(&mut child);
+            std::panic::resume_unwind(panic)
         })
     }
 
-    /// The value of a metric without labels, or with these, as they are printed.
-    pub fn metric(&self, name: &str) -> Option<f64> {
-        let page = self.get(10249, "/metrics").body;
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        line.trim().parse().ok()
-    }
-
-    /// Ends it in the orderly way.
-    #[track_caller]
-    pub fn terminate(&mut self) -> ExitStatus {
-        let mut child = self.process.take().expect("a running proxyd");
-        let pid = Pid::from_child(&child);
-        kill_process(pid, Signal::TERM).expect("signal proxyd");
-        eventually("proxyd ends", IN_FORCE, || child.try_wait().ok().flatten())
-    }
-
-    /// Kills it.
+    /// Kills it, as `kill -9` does.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.process.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(mut child) = self.child.take() {
+            end(&mut child);
         }
+    }
+
+    /// Starts it again after [`Proxyd::stop`] or [`Proxyd::kill`], and waits until it is in force.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it is still running");
+        self.run();
+        self.await_sync();
+    }
+
+    /// GET from the node's 127.0.0.1: `:10249` has the metrics, `:10256` the health.
+    pub fn http_get(&self, port: u16, path: &str) -> Option<Response> {
+        self.http_get_from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path)
+    }
+
+    /// GET from any address, asked by the node.
+    pub fn http_get_from(&self, server: SocketAddr, path: &str) -> Option<Response> {
+        http_get(self.node, server, path)
+    }
+
+    /// The value of a metric, summed over the series that have this in their labels.
+    pub fn metric(&self, name: &str, labels: &str) -> Option<f64> {
+        let text = self.http_get(10249, "/metrics")?.body;
+        let own = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
+        };
+        let values =
+            text.lines().filter(own).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+        values.reduce(|a: f64, b| a + b)
     }
 }
 
@@ -203,7 +261,30 @@ impl Drop for Proxyd<'_> {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- what proxyd on {} said:\n{}", self.node.name(), self.log());
+            let log = self.log();
+            let start = log.len().saturating_sub(SHOWN);
+            let start = (start..log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
+            let _ =
+                writeln!(std::io::stderr(), "proxyd on {}:\n{}", self.node.name(), &log[start..]);
         }
     }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// GET by somebody from any address.
+pub fn http_get(who: &impl Host, server: SocketAddr, path: &str) -> Option<Response> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    who.namespace().run(move || {
+        let limit = Duration::from_secs(2);
+        let mut stream = TcpStream::connect_timeout(&server, limit).ok()?;
+        stream.set_read_timeout(Some(limit)).ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Response::parse(&text)
+    })
 }

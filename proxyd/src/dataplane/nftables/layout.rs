@@ -21,6 +21,12 @@ pub enum PodTraffic {
     Unknown,
 }
 
+impl PodTraffic {
+    fn is_interface(&self) -> bool {
+        matches!(self, PodTraffic::Interface(_) | PodTraffic::InterfacePrefix(_))
+    }
+}
+
 /// On which addresses node ports answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodePorts {
@@ -267,6 +273,7 @@ impl Layout<'_> {
             rules.push(self.source_ranges(chain));
         }
         for chain in ["nat-prerouting", "nat-output"] {
+            rules.extend(self.mark_by_interface(chain));
             let services = self.dispatch(Keys::Ip, SetId::Services(Keys::Ip));
             rules.push(Rule::new(chain, "to a Service's address", &[&services]));
             let ports = self.dispatch(Keys::NodePort, SetId::Services(Keys::NodePort));
@@ -323,6 +330,22 @@ impl Layout<'_> {
         rules
     }
 
+    /// Where pods are told by their interface: what comes to a ClusterIP from elsewhere is marked while
+    /// the interface is known.
+    fn mark_by_interface(&self, chain: &str) -> Option<Rule> {
+        if self.settings.masquerade_all || !self.settings.pod_traffic.is_interface() {
+            return None;
+        }
+        let from_elsewhere = match chain {
+            "nat-prerouting" => self.pod_source(true)?,
+            _ => Vec::new(), // from the node itself
+        };
+        let to_cluster_ip =
+            [Expression::LoadPayload(self.daddr(), R[0]), in_set(SetId::ClusterIps, R[0])];
+        let parts = [&from_elsewhere[..], &to_cluster_ip, &self.set_masquerade_mark()];
+        Some(Rule::new(chain, "to a ClusterIP from elsewhere", &parts))
+    }
+
     fn source_ranges(&self, chain: &str) -> Rule {
         let (frontend, next) = self.frontend(Keys::Ip);
         let restricted = [in_set(SetId::SourceRestricted, R[0])];
@@ -374,8 +397,11 @@ impl Layout<'_> {
             Rule::new(SOURCE, "marked", &[&marked]),
             Rule::new(SOURCE, "to itself", &[&hairpin]),
         ];
-        let from_elsewhere =
-            if self.settings.masquerade_all { Some(Vec::new()) } else { self.pod_source(true) };
+        let from_elsewhere = match &self.settings.pod_traffic {
+            _ if self.settings.masquerade_all => Some(Vec::new()),
+            traffic if traffic.is_interface() => None, // marked already
+            _ => self.pod_source(true),
+        };
         if let Some(from_elsewhere) = from_elsewhere {
             let key = match self.family {
                 Family::V4 => Ct::DestinationIp,

@@ -209,7 +209,8 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefix = |keys| if keys == Keys::NodePort { "nodeport-" } else { "" };
         match self {
-            Target::Reject => f.write_str("reject"),
+            // `reject` alone is a word of nft.
+            Target::Reject => f.write_str("reject-chain"),
             Target::Drop => f.write_str("drop-no-local-endpoint"),
             Target::External(keys) => write!(f, "{}external-local", prefix(*keys)),
             Target::Pick(pick) => {

@@ -1,0 +1,123 @@
+//! The tables as others see them.
+
+use testnet::manifest::{Endpoint, documents};
+use testnet::{Family, Host, Proxyd, programs};
+
+use super::world::{
+    Addressed, PORT, World, both, external, node_port_service, service, slices, vip, with_slices,
+};
+use super::{FAMILIES, served};
+
+/// Fifty services of all kinds.
+fn fifty(proxyd: &Proxyd<'_>, endpoints: &[Endpoint]) {
+    for number in 10..60u8 {
+        let name = format!("service-{number}");
+        let port = 30000 + u16::from(number);
+        let plain = node_port_service(&name, number, port);
+        let balanced = || plain.clone().load_balancer(&both(external, number));
+        let service = match number % 10 {
+            0 => service(&name, number),
+            1 => plain,
+            2 => balanced(),
+            3 => balanced().spec("externalTrafficPolicy", "Local"),
+            4 => balanced()
+                .spec("loadBalancerSourceRanges", ["10.0.0.0/8", "192.168.0.0/16", "fd00::/16"]),
+            5 => balanced().affinity(60 + u32::from(number)),
+            6 => plain.spec("internalTrafficPolicy", "Local").affinity(10_800),
+            7 => plain.spec("externalIPs", both(external, number + 100)),
+            8 => balanced().port("sctp", "SCTP", 132).port("", "UDP", 9),
+            _ => service(&name, number).affinity(30),
+        };
+        let count = usize::from(number / 10) % (endpoints.len() + 1);
+        let text = documents(&[&service]) + &slices(&name, &endpoints[..count]);
+        proxyd.write(&name, &text);
+    }
+    proxyd.await_sync();
+}
+
+#[test]
+fn nft_lists_the_tables_of_fifty_services() {
+    let world = World::new();
+    let pods = ["a", "b", "c"].map(|name| world.backend(&world.n1, name));
+    let proxyd = world.start(&[]);
+    let endpoints: Vec<Endpoint> = pods.iter().map(|pod| Endpoint::of(pod)).collect();
+    fifty(&proxyd, &endpoints);
+    for family in FAMILIES {
+        assert_eq!(served(&world.n1, (vip(family, 39), PORT)).0.len(), 1);
+    }
+    for family in ["ip", "ip6"] {
+        let table = world.n1.namespace().command("nft", &["list", "table", family, "viaduct"]);
+        assert!(table.contains("service-") || table.contains("10.96.0.1") || family == "ip6");
+        world.n1.namespace().command("nft", &["-j", "list", "table", family, "viaduct"]);
+    }
+    world.n1.namespace().ruleset();
+    for name in 10..60 {
+        proxyd.remove(&format!("service-{name}"));
+    }
+    proxyd.await_sync();
+    let left = world.n1.namespace().ruleset();
+    assert!(!left.contains("10.96.0.") && !left.contains("203.0.113."), "{left}");
+}
+
+#[test]
+fn nothing_but_our_tables_is_touched() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let client = world.pod(&world.n1, "client");
+    let strangers = "add table ip stranger; add chain ip stranger c { type filter hook input \
+                     priority 0; policy accept; }; add rule ip stranger c tcp dport 9999 drop";
+    world.n1.namespace().command("nft", &[strangers]);
+    let stranger =
+        || world.n1.namespace().command("nft", &["-a", "list", "table", "ip", "stranger"]);
+    let host =
+        || world.n1.namespace().command("nft", &["-a", "list", "table", "inet", "viaduct-host"]);
+    let before = (stranger(), host());
+    let proxyd = world.start(&[]);
+    fifty(&proxyd, &[Endpoint::of(&a)]);
+    assert_eq!((stranger(), host()), before);
+    let tables = world.n1.namespace().command("nft", &["list", "tables"]);
+    let mut tables: Vec<&str> = tables.lines().collect();
+    tables.sort_unstable();
+    let known =
+        ["table inet viaduct-host", "table ip stranger", "table ip viaduct", "table ip6 viaduct"];
+    assert_eq!(tables, known);
+    client.ping(a.v4()).unwrap();
+}
+
+#[test]
+fn cleanup_removes_what_proxies_made_and_nothing_else() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let mut proxyd = world.start(&[]);
+    let web = service("web", 10);
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    for table in ["ip kube-proxy", "ip6 kube-proxy", "ip stranger", "inet kube-proxy-not"] {
+        world.n1.namespace().command("nft", &[&format!("add table {table}")]);
+    }
+    proxyd.stop();
+    world.n1.namespace().command(&programs::proxyd().display().to_string(), &["cleanup"]);
+    let tables = world.n1.namespace().command("nft", &["list", "tables"]);
+    let mut tables: Vec<&str> = tables.lines().collect();
+    tables.sort_unstable();
+    let left = ["table inet kube-proxy-not", "table inet viaduct-host", "table ip stranger"];
+    assert_eq!(tables, left);
+    // The pods' own connectivity stays.
+    world.n1.ping(a.v4()).unwrap();
+    // Nothing left to clean is no error.
+    world.n1.namespace().command(&programs::proxyd().display().to_string(), &["cleanup"]);
+    proxyd.start_again();
+    assert_eq!(served(&world.n1, (vip(Family::V4, 10), PORT)).0, "a");
+}
+
+#[test]
+fn the_daemon_takes_over_from_kube_proxys_nftables_mode() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    world.n1.namespace().command("nft", &["add table ip kube-proxy; add table ip6 kube-proxy"]);
+    let proxyd = world.start(&[]);
+    let web = node_port_service("web", 10, 30080);
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    for family in FAMILIES {
+        assert_eq!(served(&world.lan, (world.n1.ip(family), 30080)).0, "a");
+    }
+}
