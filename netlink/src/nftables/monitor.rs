@@ -57,7 +57,7 @@ impl NftMonitor {
         Ok(NftMonitor { socket })
     }
 
-    /// Waits for changes, and hands each to `each` until it returns nothing more to wait for.
+    /// Waits for the next changes, and hands each to `each`.
     /// `ENOBUFS` if there were more than can be held: some are lost, listening goes on.
     pub fn wait(&mut self, mut each: impl FnMut(NftEvent)) -> Result<()> {
         self.socket
