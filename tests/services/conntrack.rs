@@ -2,9 +2,11 @@
 
 use testnet::manifest::{Endpoint, documents};
 use testnet::traffic::Connection;
-use testnet::{Family, Host};
+use testnet::{Eavesdropper, Family, Host};
 
-use super::world::{Addressed, PORT, World, both, external, node_port_service, slices, vip};
+use super::world::{
+    Addressed, PORT, TARGET, World, both, external, node_port_service, slices, vip,
+};
 use super::{FAMILIES, assert_refused, served};
 
 const NODE_PORT: u16 = 30080;
@@ -94,4 +96,26 @@ fn a_connection_outlives_changes_of_the_rest_of_the_service() {
     }
     proxyd.apply("slices", &slices("web", &[Endpoint::of(&b), Endpoint::of(&a)]));
     assert_alive(&mut all, "with one more endpoint");
+}
+
+#[test]
+fn a_segment_beyond_the_window_resets_no_connection() {
+    let world = World::new();
+    let (near, far) = (world.backend(&world.n1, "near"), world.backend(&world.n2, "far"));
+    let client = world.pod(&world.n1, "client");
+    let proxyd = world.start(&[]);
+    for (pod, name) in [(&near, "near"), (&far, "far")] {
+        let web = node_port_service("web", 10, NODE_PORT);
+        proxyd.apply("web", &(documents(&[&web]) + &slices("web", &[Endpoint::of(pod)])));
+        for family in FAMILIES {
+            let mut connection = client.connect((vip(family, 10), PORT)).unwrap();
+            let server = (pod.ip(family), TARGET).into();
+            let ear = Eavesdropper::new(pod.namespace(), server, client.ip(family)).unwrap();
+            assert_eq!(connection.ask("before").unwrap().server, name);
+            ear.forge().unwrap_or_else(|e| panic!("{name} {family:?}: {e}"));
+            let after = connection.ask("after");
+            let after = after.unwrap_or_else(|e| panic!("{name} {family:?}: {e}"));
+            assert_eq!(after.server, name);
+        }
+    }
 }

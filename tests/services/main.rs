@@ -7,6 +7,7 @@
 
 mod affinity;
 mod bad_input;
+mod churn;
 mod cluster_ip;
 mod conntrack;
 mod empty;
@@ -15,6 +16,7 @@ mod health;
 mod load_balancer;
 mod masquerade;
 mod node_port;
+mod nodes;
 mod policies;
 mod restart;
 mod source_ranges;

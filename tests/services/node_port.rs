@@ -133,6 +133,9 @@ fn a_listed_loopback_has_node_ports_for_tcp() {
             assert_eq!(answer.server, name, "{family:?}");
             assert_eq!(served(&world.lan, (world.n1.ip(family), NODE_PORT)).0, name);
             assert_eq!(served(&client, (world.n1.ip(family), NODE_PORT)).0, name);
+            // UDP is refused there.
+            let udp = super::udp_failure(&world.n1, (loopback, NODE_PORT), super::SILENCE);
+            assert_eq!(udp, Some(std::io::ErrorKind::ConnectionRefused), "{family:?}");
         }
         // Nobody forwards the loopback network.
         assert_eq!(world.n1.namespace().sysctl("net/ipv4/conf/eth0/route_localnet"), "0");

@@ -120,4 +120,71 @@ fn the_daemon_takes_over_from_kube_proxys_nftables_mode() {
     for family in FAMILIES {
         assert_eq!(served(&world.lan, (world.n1.ip(family), 30080)).0, "a");
     }
+    super::soon("kube-proxy's tables are gone", || {
+        let tables = world.n1.namespace().command("nft", &["list", "tables"]);
+        if tables.contains("kube-proxy") { Err(tables) } else { Ok(()) }
+    });
+}
+
+/// A node on which kube-proxy ran in iptables mode, beside a chain of somebody else.
+fn after_iptables_mode() -> Option<World> {
+    if programs::installed("iptables").is_none() {
+        testnet::skip("iptables is not installed");
+        return None;
+    }
+    let world = World::new();
+    for program in ["iptables", "ip6tables"] {
+        for line in [
+            "-w 5 -t nat -N KUBE-SERVICES",
+            "-w 5 -t nat -A PREROUTING -j KUBE-SERVICES",
+            "-w 5 -t nat -N KUBE-SVC-TCOU7JCQXEZGVUNU",
+            "-w 5 -t nat -A KUBE-SERVICES -p tcp --dport 80 -j KUBE-SVC-TCOU7JCQXEZGVUNU",
+            "-w 5 -t nat -N STRANGER",
+            "-w 5 -t nat -A PREROUTING -j STRANGER",
+            "-w 5 -t mangle -N KUBE-PROXY-CANARY",
+        ] {
+            world.n1.namespace().command(program, &line.split(' ').collect::<Vec<_>>());
+        }
+    }
+    Some(world)
+}
+
+#[track_caller]
+fn assert_iptables_clean(world: &World) {
+    for program in ["iptables-save", "ip6tables-save"] {
+        super::soon(&format!("no chain of kube-proxy in {program}"), || {
+            let saved = world.n1.namespace().command(program, &[]);
+            assert!(saved.contains("-A PREROUTING -j STRANGER"), "{saved}");
+            if saved.contains("KUBE-") { Err(saved) } else { Ok(()) }
+        });
+    }
+}
+
+#[test]
+fn the_rules_of_the_iptables_mode_are_removed_at_the_start() {
+    let Some(world) = after_iptables_mode() else { return };
+    let _proxyd = world.start(&[]);
+    assert_iptables_clean(&world);
+}
+
+#[test]
+fn cleanup_removes_the_rules_of_the_iptables_mode() {
+    let Some(world) = after_iptables_mode() else { return };
+    world.n1.namespace().command(&programs::proxyd().display().to_string(), &["cleanup"]);
+    assert_iptables_clean(&world);
+}
+
+#[test]
+fn the_kernel_is_set_up_for_services() {
+    let world = World::new();
+    let _proxyd = world.start(&[]);
+    for (name, value) in [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/netfilter/nf_conntrack_tcp_timeout_established", "86400"),
+        ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600"),
+        ("net/ipv4/conf/all/route_localnet", "0"),
+    ] {
+        assert_eq!(world.n1.namespace().sysctl(name), value, "{name}");
+    }
 }

@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod cni;
+mod forged;
 mod host;
 mod lan;
 pub mod manifest;
@@ -42,6 +43,7 @@ pub mod traffic;
 mod wait;
 
 pub use cni::{Cni, CniOutput};
+pub use forged::Eavesdropper;
 pub use host::Host;
 pub use lan::{Family, Lan, OUTSIDE_V4, OUTSIDE_V6};
 pub use namespace::{Namespace, unpin_all};

@@ -80,7 +80,8 @@ pub(crate) fn ping(to: IpAddr, echo: &Echo) -> io::Result<Duration> {
     }
 }
 
-fn checksum(bytes: &[u8]) -> u16 {
+/// The internet checksum.
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|w| u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)]));
     let mut sum: u32 = words.map(u32::from).sum();
     while sum > 0xffff {

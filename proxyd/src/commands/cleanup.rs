@@ -1,33 +1,22 @@
 //! `proxyd cleanup`.
 
-#![allow(clippy::print_stdout, reason = "the command's output")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command's output")]
 
-use anyhow::{Context, Result};
-use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
+use anyhow::{Result, bail};
 
-/// Tables of ours and of kube-proxy's nftables mode.
-const TABLES: [(TableFamily, &str); 4] = [
-    (TableFamily::Ip, "viaduct"),
-    (TableFamily::Ip6, "viaduct"),
-    (TableFamily::Ip, "kube-proxy"),
-    (TableFamily::Ip6, "kube-proxy"),
-];
+use crate::dataplane::leftovers;
 
-/// Deletes them.
+/// Removes what any mode of ours or of kube-proxy made.
 pub(super) fn cleanup() -> Result<()> {
-    let mut socket = NftSocket::open()?;
-    for (family, name) in TABLES {
-        let mut transaction = Transaction::default();
-        transaction.delete_table(Table { family, name });
-        let prefix = if family == TableFamily::Ip { "ip" } else { "ip6" };
-        match socket.commit(transaction) {
-            Ok(()) => println!("deleted nftables table {prefix} {name}"),
-            Err(error) if error.not_found() => {}
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("delete nftables table {prefix} {name}"));
-            }
-        }
+    let removal = leftovers::remove_all();
+    for removed in &removal.removed {
+        println!("removed {removed}");
     }
-    Ok(())
+    for error in &removal.failed {
+        eprintln!("Error: {error:#}");
+    }
+    match removal.failed.len() {
+        0 => Ok(()),
+        failed => bail!("{failed} kinds of objects could not be removed"),
+    }
 }

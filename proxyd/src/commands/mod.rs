@@ -36,7 +36,7 @@ enum Command {
     },
     /// Tell what becomes of a connection, and which rule says so
     Explain(explain::Question),
-    /// Remove the nftables tables of proxyd and of kube-proxy (not yet what its iptables and IPVS modes leave)
+    /// Remove everything that any mode of proxyd, or kube-proxy, left in the kernel
     Cleanup,
 }
 

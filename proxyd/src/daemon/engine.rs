@@ -9,7 +9,7 @@ use netlink::conntrack::Conntrack;
 use netlink::{Error, Family, Result};
 
 use super::node;
-use super::{Event, Queue, Shared, conntrack, drift};
+use super::{Event, Queue, Shared, conntrack, drift, leftovers};
 use crate::cluster::{Cluster, Dirty, Protocol, ServiceName};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
@@ -117,6 +117,7 @@ impl Engine {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = drift::listen(queue.sender.clone(), queue.port);
                     notify::ready();
+                    leftovers::remove();
                 }
             }
         }

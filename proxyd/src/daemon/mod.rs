@@ -8,6 +8,7 @@
 pub mod conntrack;
 mod drift;
 pub mod engine;
+mod leftovers;
 pub mod node;
 pub mod status;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::config::{Config, Mode, SourceConfig};
+use crate::dataplane;
 use crate::dataplane::nftables::FAMILIES;
 use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
 use crate::source::{Manifests, Source, Update};
@@ -101,6 +103,7 @@ pub fn oneshot(config: &Config) -> Result<()> {
     let problems = update.problems.as_ref().map_or(0, Vec::len);
     engine.take(update);
     engine.sync().context("programming the kernel")?;
+    leftovers::report(&dataplane::leftovers::remove_others());
     if problems > 0 {
         bail!("{problems} problems in the manifests; everything else is programmed");
     }

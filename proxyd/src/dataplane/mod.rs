@@ -1,3 +1,4 @@
 //! From the abstract service table to the kernel.
 
+pub mod leftovers;
 pub mod nftables;
