@@ -1,7 +1,7 @@
 //! Services in nftables: constant chains and rules, one element per frontend and endpoint.
 //!
-//! - `names`: tables, sets, chains; `layout`: their rules
-//! - `element`: what a frontend needs; `slots`, `ids`: places and numbers of endpoints
+//! - `names`: tables, sets, chains; `layout`: what never changes; `rules`, `targets`: the rules of chains
+//! - `element`: what a frontend needs; `slots`, `ids`: places and numbers of endpoints; `state`: all of it
 //! - `changes`: the difference between two states, in transactions
 //! - `found`: what the kernel holds, read once at the start and whenever something went wrong
 //!
@@ -14,11 +14,13 @@ mod found;
 mod ids;
 mod layout;
 mod names;
-
+mod rules;
 mod slots;
+mod state;
+mod targets;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
 
 use netlink::nftables::{Generation, NftSocket, Transaction};
 use netlink::{Error, Family, Prefix, Result};
@@ -27,14 +29,13 @@ pub use layout::{NodePorts, PodTraffic, Settings};
 pub use names::table;
 
 use crate::service::table::Delta;
-use crate::service::{Backend, Frontend, FrontendKey, Resolution};
+use crate::service::{Frontend, FrontendKey};
 use changes::{Changes, difference};
-use element::{Item, Programmed, Slot, items, range_items};
+use element::{Item, range_items};
 use found::Found;
-use ids::{Ids, ListName};
 use layout::Layout;
-use names::{List, SetId, Target};
-use slots::{place, places};
+use names::{SetId, Target};
+use state::State;
 
 /// Both families, in the order in which everything is kept.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -101,11 +102,7 @@ pub struct Written {
 pub struct Nftables {
     socket: NftSocket,
     nodes: Option<[Node; 2]>,
-    programmed: HashMap<FrontendKey, Programmed>,
-    /// How many frontends need an element that several can need.
-    shared: HashMap<(Family, Item), u32>,
-    ids: Ids,
-    numbered: HashMap<ListName, u32>,
+    state: State,
     targets: [HashSet<Target>; 2],
     written: Written,
     /// What was found may lack elements: good enough to see that nothing needs to be written.
@@ -118,10 +115,7 @@ impl Nftables {
         Ok(Nftables {
             socket: NftSocket::open()?,
             nodes: None,
-            programmed: HashMap::new(),
-            shared: HashMap::new(),
-            ids: Ids::default(),
-            numbered: HashMap::new(),
+            state: State::default(),
             targets: Default::default(),
             written: Written::default(),
             glance: false,
@@ -182,7 +176,7 @@ impl Nftables {
         // A Service's frontends become visible together.
         entries.sort_by_cached_key(|(key, frontend)| {
             let owner = frontend.map(|frontend| &frontend.lists.owner);
-            let owner = owner.or_else(|| Some(&self.programmed.get(key)?.frontend.lists.owner));
+            let owner = owner.or_else(|| self.state.owner(key));
             (owner.map(|owner| owner.service.clone()), *key)
         });
         let mut service = None;
@@ -199,131 +193,9 @@ impl Nftables {
             }
             let family = key.family();
             let found = found.as_deref_mut().map(|found| &mut found[index(family)]);
-            self.change_frontend(key, frontend, changes, now, found);
+            self.state.change(key, frontend, changes, now, found);
         }
         Ok(())
-    }
-
-    fn change_frontend(
-        &mut self,
-        key: FrontendKey,
-        frontend: Option<&Frontend>,
-        changes: &mut Changes,
-        now: Instant,
-        found: Option<&mut Found>,
-    ) {
-        let family = key.family();
-        let before = self.programmed.remove(&key);
-        let guide = match (&before, &found) {
-            (Some(before), _) => [places(&before.primary), places(&before.local)],
-            (None, Some(found)) => found.places(&key),
-            (None, None) => Default::default(),
-        };
-        let after = frontend.map(|frontend| self.program(&key, frontend, guide, now));
-        let mut old = Vec::new();
-        let mut new = Vec::new();
-        if let Some(before) = &before {
-            items(&key, before, &mut old);
-        }
-        if let Some(after) = &after {
-            items(&key, after, &mut new);
-            self.programmed.insert(key, after.clone());
-        }
-        self.release(&key, before.as_ref(), after.as_ref(), now);
-        let (removed, added) = difference(old, new);
-        let (mut deletes, mut adds) = (Vec::new(), Vec::new());
-        for item in added {
-            if item.set.is_shared() {
-                let count = self.shared.entry((family, item)).or_default();
-                *count += 1;
-                let there = found.as_ref().is_some_and(|found| found.shared.contains(&item));
-                if *count > 1 || there {
-                    continue;
-                }
-            }
-            adds.push(item);
-        }
-        for item in removed {
-            if item.set.is_shared()
-                && let Some(count) = self.shared.get_mut(&(family, item))
-            {
-                *count -= 1;
-                if *count > 0 {
-                    continue;
-                }
-                self.shared.remove(&(family, item));
-            }
-            deletes.push(item);
-        }
-        if let Some(found) = found {
-            // Compared with what is there, which may be anything.
-            adds.sort_unstable();
-            let own = found.take_items(&key);
-            let (shared, unshared): (Vec<Item>, Vec<Item>) =
-                adds.into_iter().partition(|item| item.set.is_shared());
-            (deletes, adds) = difference(own, unshared);
-            adds.extend(shared);
-        }
-        changes.differ(family, (deletes, adds));
-    }
-
-    /// A frontend with the places and numbers of its endpoints.
-    fn program(
-        &mut self,
-        key: &FrontendKey,
-        frontend: &Frontend,
-        [primary, local]: [Vec<Option<Backend>>; 2],
-        now: Instant,
-    ) -> Programmed {
-        let [first, second] = lists(frontend);
-        let mut slots = |guide: &[Option<Backend>], list: Option<(List, &[Backend])>| {
-            let Some((list, backends)) = list else { return Vec::new() };
-            let name = frontend.lists.affinity.map(|affinity| {
-                let owner = frontend.lists.owner.clone();
-                let name = ListName { owner, family: key.family(), list };
-                let _ = self.ids.number(&name, affinity, backends, now);
-                name
-            });
-            let number = |backend: Backend| {
-                let id = name.as_ref().and_then(|name| self.ids.get(name, &backend));
-                Slot { backend, id }
-            };
-            place(guide, backends).into_iter().map(number).collect()
-        };
-        let primary = slots(&primary, first);
-        let local = slots(&local, second);
-        Programmed { frontend: frontend.clone(), primary, local }
-    }
-
-    /// Frees the numbers of lists that no frontend uses any more.
-    fn release(
-        &mut self,
-        key: &FrontendKey,
-        before: Option<&Programmed>,
-        after: Option<&Programmed>,
-        now: Instant,
-    ) {
-        let names = |programmed: Option<&Programmed>| -> Vec<ListName> {
-            let Some(Programmed { frontend, .. }) = programmed else { return Vec::new() };
-            if frontend.lists.affinity.is_none() {
-                return Vec::new();
-            }
-            let owner = &frontend.lists.owner;
-            let family = key.family();
-            let name = |(list, _)| ListName { owner: owner.clone(), family, list };
-            lists(frontend).into_iter().flatten().map(name).collect()
-        };
-        for name in names(after) {
-            *self.numbered.entry(name).or_default() += 1;
-        }
-        for name in names(before) {
-            let Some(count) = self.numbered.get_mut(&name) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                self.numbered.remove(&name);
-                self.ids.retire(&name, now);
-            }
-        }
     }
 
     /// Commits the changes in one transaction, and empties them.
@@ -394,10 +266,7 @@ impl Nftables {
             found.push(Found::read(&mut self.socket, &layout, !self.glance)?);
         }
         let Ok(mut found) = <[Found; 2]>::try_from(found) else { unreachable!("two families") };
-        self.programmed.clear();
-        self.shared.clear();
-        self.numbered.clear();
-        self.ids = Ids::default();
+        self.state = State::default();
         let mut changes = Changes::default();
         for (family, found) in FAMILIES.into_iter().zip(&mut found) {
             self.targets[index(family)] = std::mem::take(&mut found.targets);
@@ -412,7 +281,7 @@ impl Nftables {
             let node = &nodes[index(family)];
             changes.differ(family, difference(found.node_items(), node.items(family)));
         }
-        self.adopt_ids(&frontends, &found, now);
+        self.state.adopt(&frontends, &found, now);
         let whole = !changes.recreate.is_empty() && found.iter().any(|found| found.exists);
         let rules_first = !changes.recreate.is_empty() || !changes.rules.is_empty();
         if rules_first && !whole {
@@ -432,8 +301,7 @@ impl Nftables {
             self.change_frontends(entries, &mut changes, nodes, now, Some(&mut found))?;
         }
         for (family, found) in FAMILIES.into_iter().zip(&mut found) {
-            let unused =
-                found.shared.iter().filter(|item| !self.shared.contains_key(&(family, **item)));
+            let unused = found.shared.iter().filter(|item| !self.state.is_shared(family, item));
             let mut deletes: Vec<Item> = unused.copied().collect();
             deletes.append(&mut found.foreign);
             changes.differ(family, (deletes, Vec::new()));
@@ -452,35 +320,7 @@ impl Nftables {
     ) {
         for (key, frontend) in entries {
             let found = &mut found[index(key.family())];
-            self.change_frontend(key, frontend, changes, now, Some(found));
-        }
-    }
-
-    /// Takes over the numbers that clients may hold.
-    fn adopt_ids(
-        &mut self,
-        frontends: &[(FrontendKey, &Frontend)],
-        found: &[Found; 2],
-        now: Instant,
-    ) {
-        for (key, frontend) in frontends {
-            let Some(affinity) = frontend.lists.affinity else { continue };
-            let found = &found[index(key.family())];
-            for (at, list) in lists(frontend).into_iter().enumerate() {
-                let Some((list, backends)) = list else { continue };
-                let owner = frontend.lists.owner.clone();
-                let name = ListName { owner, family: key.family(), list };
-                for (backend, id) in found.numbers(key, at) {
-                    if backends.binary_search(&backend).is_ok() {
-                        self.ids.adopt(&name, affinity, id, backend);
-                    }
-                }
-            }
-        }
-        for (family, found) in FAMILIES.into_iter().zip(found) {
-            let held: BTreeMap<u32, Duration> =
-                found.held.iter().map(|(id, left)| (*id, *left)).collect();
-            self.ids.hold(family, &held, now);
+            self.state.change(key, frontend, changes, now, Some(found));
         }
     }
 
@@ -502,21 +342,6 @@ impl Nftables {
 
     /// Frontends and endpoints of a family that are in the kernel.
     pub fn counts(&self, family: Family) -> (usize, usize) {
-        let own = self.programmed.iter().filter(|(key, _)| key.family() == family);
-        own.fold((0, 0), |(frontends, endpoints), (_, programmed)| {
-            (frontends + 1, endpoints + programmed.primary.len() + programmed.local.len())
-        })
-    }
-}
-
-/// The lists that a frontend needs: the first, and for the Local policy's external traffic another.
-fn lists(frontend: &Frontend) -> [Option<(List, &[Backend])>; 2] {
-    let cluster = (List::Primary, frontend.lists.cluster.as_slice());
-    let local = (List::Local, frontend.lists.local.as_slice());
-    match frontend.resolution {
-        Resolution::Cluster(_) => [Some(cluster), None],
-        Resolution::Local => [Some(local), None],
-        Resolution::ByOrigin => [Some(cluster), Some(local)],
-        Resolution::Reject | Resolution::Drop => [None, None],
+        self.state.counts(family)
     }
 }
