@@ -6,6 +6,7 @@
 mod cni;
 mod overlay_peers;
 mod report;
+mod services;
 
 use std::path::PathBuf;
 
@@ -14,23 +15,29 @@ use anyhow::{Result, bail};
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let what = arguments.next().unwrap_or_default();
-    let mut runs = 50;
+    let mut runs = None;
     let mut output = PathBuf::from("docs/benchmarks");
     while let Some(option) = arguments.next() {
         let value = arguments.next().unwrap_or_default();
         match option.as_str() {
-            "--runs" => runs = value.parse()?,
+            "--runs" => runs = Some(value.parse()?),
             "--output" => output = value.into(),
             _ => bail!("unknown option {option}: --runs N, --output FOLDER"),
         }
     }
     match what.as_str() {
         "cni" => {
-            let mut report = report::Report::default();
+            let (mut report, runs) = (report::Report::default(), runs.unwrap_or(50));
             cni::measure(&mut report, runs)?;
             overlay_peers::measure(&mut report, runs)?;
             report.finish(&output, "cni")
         }
-        _ => bail!("what to measure: cni"),
+        "services" => {
+            services::check()?;
+            let mut report = report::Report::default();
+            services::measure(&mut report, runs.unwrap_or(5))?;
+            report.finish(&output, "services")
+        }
+        _ => bail!("what to measure: cni or services"),
     }
 }

@@ -24,10 +24,20 @@ struct Bar {
     unit: &'static str,
 }
 
+/// Something else than a time: memory, bytes.
+#[derive(Clone, Debug)]
+struct Figure {
+    case: String,
+    who: &'static str,
+    value: f64,
+    unit: &'static str,
+}
+
 /// Everything that was measured.
 #[derive(Default)]
 pub(crate) struct Report {
     series: Vec<Series>,
+    figures: Vec<Figure>,
     bars: Vec<Bar>,
 }
 
@@ -52,6 +62,19 @@ impl Report {
         middle
     }
 
+    /// Takes the median of something else than times.
+    pub(crate) fn figure(
+        &mut self,
+        case: &str,
+        who: &'static str,
+        values: &[f64],
+        unit: &'static str,
+    ) {
+        let value = median(values);
+        eprintln!("  {case:<42} {who:<22} {value:>9.2} {unit}");
+        self.figures.push(Figure { case: case.to_owned(), who, value, unit });
+    }
+
     /// Takes a demand.
     pub(crate) fn bar(&mut self, what: &str, value: f64, limit: f64, unit: &'static str) {
         self.bars.push(Bar { what: what.to_owned(), value, limit, unit });
@@ -62,14 +85,32 @@ impl Report {
         fs::create_dir_all(folder)?;
         println!("\n{}\n", machine());
         println!(
-            "{:<42} {:<22} {:>9} {:>9} {:>9} {:>5}",
-            "case", "who", "median ms", "p95 ms", "min ms", "n"
+            "{:<46} {:<26} {:>9} {:>9} {:>9} {:>9} {:>5}",
+            "case", "who", "median ms", "p95 ms", "p99 ms", "min ms", "n"
         );
-        let mut csv = String::from("case,who,median_ms,p95_ms,min_ms,max_ms,n\n");
+        let mut csv = String::from("case,who,median_ms,p95_ms,p99_ms,min_ms,max_ms,n\n");
         for Series { case, who, values } in &self.series {
-            let [min, p50, p95, max] = [0.0, 0.5, 0.95, 1.0].map(|share| quantile(values, share));
-            println!("{case:<42} {who:<22} {p50:>9.2} {p95:>9.2} {min:>9.2} {:>5}", values.len());
-            writeln!(csv, "{case},{who},{p50:.3},{p95:.3},{min:.3},{max:.3},{}", values.len())?;
+            let [min, p50, p95, p99, max] =
+                [0.0, 0.5, 0.95, 0.99, 1.0].map(|share| quantile(values, share));
+            println!(
+                "{case:<46} {who:<26} {p50:>9.2} {p95:>9.2} {p99:>9.2} {min:>9.2} {:>5}",
+                values.len()
+            );
+            writeln!(
+                csv,
+                "{},{},{p50:.3},{p95:.3},{p99:.3},{min:.3},{max:.3},{}",
+                field(case),
+                field(who),
+                values.len()
+            )?;
+        }
+        if !self.figures.is_empty() {
+            csv.push_str("\ncase,who,value,unit\n");
+            println!();
+        }
+        for Figure { case, who, value, unit } in &self.figures {
+            println!("{case:<46} {who:<26} {value:>9.2} {unit}");
+            writeln!(csv, "{},{},{value:.3},{unit}", field(case), field(who))?;
         }
         println!("\n{:<62} {:>10} {:>10}", "bar", "measured", "at most");
         let mut missed = 0;
@@ -78,24 +119,24 @@ impl Report {
             let verdict = if value <= limit { "" } else { "  MISSED" };
             missed += usize::from(value > limit);
             println!("{what:<62} {value:>10.3} {limit:>10.3} {unit}{verdict}");
-            writeln!(csv, "{what},{value:.4},{limit},{unit}")?;
+            writeln!(csv, "{},{value:.4},{limit},{unit}", field(what))?;
         }
         fs::write(folder.join(format!("{name}.csv")), format!("# {}\n{csv}", machine()))?;
-        fs::write(folder.join(format!("{name}.svg")), self.plot())?;
+        fs::write(folder.join(format!("{name}.svg")), self.plot(name))?;
         println!("\nwritten: {0}/{name}.csv, {0}/{name}.svg", folder.display());
         anyhow::ensure!(missed == 0, "{missed} bars were missed");
         Ok(())
     }
 
     /// Medians as horizontal bars on a logarithmic scale, 0.1 ms to 100 s, with p95 as a tick.
-    fn plot(&self) -> String {
+    fn plot(&self, name: &str) -> String {
         const LEFT: f64 = 420.0;
         const WIDTH: f64 = 460.0;
         const ROW: f64 = 20.0;
         let x = |ms: f64| LEFT + WIDTH * ((ms.max(0.1).log10() + 1.0) / 6.0).clamp(0.0, 1.0);
         let height = self.series.len() as f64 * ROW + 70.0;
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"920\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"10\" y=\"20\" font-size=\"14\">CNI: median (bar) and 95th percentile (tick), milliseconds, logarithmic</text>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"920\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"10\" y=\"20\" font-size=\"14\">{name}: median (bar) and 95th percentile (tick), milliseconds, logarithmic</text>\n"
         );
         for power in -1..=5 {
             let (at, label) = (x(10f64.powi(power)), 10f64.powi(power));
@@ -129,6 +170,15 @@ impl Report {
     }
 }
 
+/// A field of a CSV line.
+fn field(text: &str) -> String {
+    if text.contains([',', '"']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
 /// Machine and versions in one line.
 fn machine() -> String {
     let first_line = |program: &str, arguments: &[&str]| {
@@ -142,11 +192,12 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let peer = first_line("dpkg-query", &["-W", "-f", "${Version}", "containernetworking-plugins"]);
     format!(
-        "{} x {}; Linux {}; viaduct {}; containernetworking-plugins {peer}; {}",
+        "{} x {}; Linux {}; viaduct {}; containernetworking-plugins {peer}; {}; {}",
         cores,
         model.trim_start_matches(['\t', ':', ' ']),
         first_line("uname", &["-r"]),
         env!("CARGO_PKG_VERSION"),
         first_line("iptables", &["--version"]),
+        first_line("nft", &["--version"]),
     )
 }

@@ -1,6 +1,6 @@
 //! [`Cluster`]: what is known, and which Services must be planned anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -52,7 +52,8 @@ impl Dirty {
 pub struct Cluster {
     node_name: Arc<str>,
     services: HashMap<ServiceName, Service>,
-    slices: HashMap<ServiceName, BTreeMap<Arc<str>, Slice>>,
+    /// The slices of each Service, ordered by name. Most have one: a tree would take ten times the room.
+    slices: HashMap<ServiceName, Vec<(Arc<str>, Slice)>>,
     owners: HashMap<SliceName, ServiceName>,
     nodes: HashMap<Arc<str>, Node>,
     service_cidrs: Vec<Prefix>,
@@ -106,7 +107,8 @@ impl Cluster {
     fn apply_slice(&mut self, name: SliceName, slice: Option<Slice>) {
         let before = self.owners.get(&name).and_then(|owner| {
             let slices = self.slices.get_mut(owner)?;
-            let slice = slices.remove(&name.name);
+            let at = place(slices, &name.name).ok();
+            let slice = at.map(|at| slices.remove(at).1);
             if slices.is_empty() {
                 self.slices.remove(owner);
             }
@@ -126,7 +128,10 @@ impl Cluster {
         }
         if let Some(slice) = slice {
             self.owners.insert(name.clone(), slice.service.clone());
-            self.slices.entry(slice.service.clone()).or_default().insert(name.name, slice);
+            let slices = self.slices.entry(slice.service.clone()).or_default();
+            let at = place(slices, &name.name).unwrap_or_else(|at| at);
+            slices.reserve_exact(1);
+            slices.insert(at, (name.name, slice));
         }
     }
 
@@ -171,7 +176,7 @@ impl Cluster {
 
     /// The slices of a Service, by name.
     pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Slice> + Clone {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten().map(|(_, slice)| slice)
     }
 
     /// The node the daemon runs on, as the cluster knows it.
@@ -193,6 +198,11 @@ impl Cluster {
     pub fn service_cidrs(&self) -> &[Prefix] {
         &self.service_cidrs
     }
+}
+
+/// Where a slice is among others, or belongs.
+fn place(slices: &[(Arc<str>, Slice)], name: &Arc<str>) -> Result<usize, usize> {
+    slices.binary_search_by(|(other, _)| other.cmp(name))
 }
 
 /// Whether an endpoint that could be used cannot be any more.

@@ -92,9 +92,18 @@ impl Engine {
         self.nft.port()
     }
 
+    /// Reads what is in the kernel already, while the source reads the objects.
+    pub fn read_ahead(&mut self) {
+        if let Err(error) = self.nft.read_ahead() {
+            // The first sync meets the same error and says what to do.
+            tracing::debug!("{error}");
+        }
+    }
+
     /// Works until it is told to stop.
     pub fn run(mut self, queue: &Queue) {
         let mut complete = false;
+        self.read_ahead();
         loop {
             match queue.events.recv_timeout(self.patience(complete)) {
                 Ok(event) => {

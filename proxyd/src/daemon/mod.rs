@@ -99,7 +99,11 @@ pub fn oneshot(config: &Config) -> Result<()> {
     let shared = Shared::new(config);
     let mut source = open_source(config)?;
     let mut engine = Engine::new(config.clone(), shared)?;
-    let update = source.read()?;
+    let update = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| source.read());
+        engine.read_ahead();
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     let problems = update.problems.as_ref().map_or(0, Vec::len);
     engine.take(update);
     engine.sync().context("programming the kernel")?;

@@ -130,7 +130,7 @@ pub struct Frontend {
 pub struct Table {
     plans: HashMap<ServiceName, ServicePlan>,
     /// Who wants a frontend; the first one has it.
-    claims: HashMap<FrontendKey, BTreeSet<ServicePortName>>,
+    claims: HashMap<FrontendKey, Vec<ServicePortName>>,
 }
 
 /// Frontends that changed: as they are now, or (`None`) gone.
@@ -148,7 +148,7 @@ impl Table {
         for (key, frontend) in before.iter().flat_map(|plan| &plan.frontends) {
             touched.insert(*key);
             if let Some(claims) = self.claims.get_mut(key) {
-                claims.remove(&frontend.lists.owner);
+                claims.retain(|owner| *owner != frontend.lists.owner);
                 if claims.is_empty() {
                     self.claims.remove(key);
                 }
@@ -156,7 +156,11 @@ impl Table {
         }
         for (key, frontend) in plan.iter().flat_map(|plan| &plan.frontends) {
             touched.insert(*key);
-            self.claims.entry(*key).or_default().insert(frontend.lists.owner.clone());
+            let claims = self.claims.entry(*key).or_default();
+            if let Err(at) = claims.binary_search(&frontend.lists.owner) {
+                claims.reserve_exact(1);
+                claims.insert(at, frontend.lists.owner.clone());
+            }
         }
         self.plans.extend(plan.map(|plan| (name.clone(), plan)));
         delta.extend(touched.into_iter().map(|key| (key, self.frontend(&key).cloned())));

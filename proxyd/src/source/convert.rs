@@ -366,9 +366,11 @@ fn slice(
         Some(SlicePort { name, protocol, port: number })
     });
     let ports = ports.collect();
-    let endpoints = document.endpoints.as_deref().unwrap_or_default().iter().enumerate();
-    let endpoints =
-        endpoints.filter_map(|(at, one)| endpoint(one, at, family, names, faults)).collect();
+    let listed = document.endpoints.as_deref().unwrap_or_default();
+    // They stay for long: without room to spare.
+    let mut endpoints = Vec::with_capacity(listed.len());
+    let converted = listed.iter().enumerate();
+    endpoints.extend(converted.filter_map(|(at, one)| endpoint(one, at, family, names, faults)));
     let triggered = metadata
         .annotation("endpoints.kubernetes.io/last-change-trigger-time")
         .and_then(super::api_time::nanoseconds);

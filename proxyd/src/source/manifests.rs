@@ -21,7 +21,7 @@ pub struct Manifests {
     folder: Folder,
     files: BTreeMap<String, FileState>,
     /// The files that hold an object: the first by name counts.
-    holders: HashMap<ObjectName, BTreeSet<Arc<str>>>,
+    holders: HashMap<ObjectName, Vec<Arc<str>>>,
     /// Files with problems.
     faulty: BTreeSet<String>,
     names: Names,
@@ -113,7 +113,10 @@ impl Manifests {
     fn keep(&mut self, name: &str, state: FileState) {
         let file: Arc<str> = name.into();
         for object in state.objects.keys() {
-            self.holders.entry(object.clone()).or_default().insert(Arc::clone(&file));
+            let holders = self.holders.entry(object.clone()).or_default();
+            holders.reserve_exact(1);
+            holders.push(Arc::clone(&file));
+            holders.sort_unstable();
         }
         if state.problems.is_empty() {
             self.faulty.remove(name);
@@ -129,7 +132,7 @@ impl Manifests {
         let state = self.files.remove(name).unwrap_or_default();
         for object in state.objects.keys() {
             if let Some(holders) = self.holders.get_mut(object) {
-                holders.remove(name);
+                holders.retain(|holder| **holder != *name);
                 if holders.is_empty() {
                     self.holders.remove(object);
                 }

@@ -7,7 +7,7 @@ use netlink::nftables::{ElementDataRef, ElementRef, NftSocket, RuleTag};
 use netlink::{Family, Result};
 
 use super::element::{Data, Item, Value, read_backend, read_frontend};
-use super::layout::{Layout, Rule, base_chains};
+use super::layout::{self, Layout, Rule, base_chains};
 use super::names::{Keys, List, SetId, Target, table};
 use crate::service::{Backend, FrontendKey};
 
@@ -39,13 +39,9 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Reads a table; without `settled` it may lack elements that are there.
-    pub(super) fn read(
-        socket: &mut NftSocket,
-        layout: &Layout<'_>,
-        settled: bool,
-    ) -> Result<Found> {
-        let family = layout.family;
+    /// Reads the elements of a table; without `settled` some that are there may be missing.
+    /// [`Found::read_rules`] completes it.
+    pub(super) fn read(socket: &mut NftSocket, family: Family, settled: bool) -> Result<Found> {
         let table = table(family);
         let mut found = Found {
             family,
@@ -70,7 +66,7 @@ impl Found {
         let sets: HashSet<String> = socket.sets(table)?.into_iter().collect();
         let missing: Vec<&str> =
             SetId::ALL.iter().map(|set| set.name()).filter(|set| !sets.contains(*set)).collect();
-        if version != layout.version() || !missing.is_empty() {
+        if version != layout::version(family) || !missing.is_empty() {
             found.repairs.push(match missing.first() {
                 Some(set) => format!("set {set} ({family}) was missing"),
                 None => format!("the {family} table was of another version"),
@@ -78,7 +74,6 @@ impl Found {
             return Ok(found);
         }
         found.recreate = false;
-        found.read_rules(socket, layout)?;
         for set in SetId::ALL {
             if set == SetId::Affinity {
                 let held = socket.parse_elements(table, set.name(), settled, |element| {
@@ -99,7 +94,12 @@ impl Found {
         Ok(found)
     }
 
-    fn read_rules(&mut self, socket: &mut NftSocket, layout: &Layout<'_>) -> Result<()> {
+    /// Reads the chains and compares their rules with the layout's; nothing if the table is to be made
+    /// anew anyway.
+    pub(super) fn read_rules(&mut self, socket: &mut NftSocket, layout: &Layout<'_>) -> Result<()> {
+        if self.recreate {
+            return Ok(());
+        }
         let table = table(self.family);
         let chains: HashSet<String> = socket.chains(table)?.into_iter().collect();
         let mut tags: HashMap<String, Vec<String>> = HashMap::new();

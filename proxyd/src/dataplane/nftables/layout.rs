@@ -104,17 +104,10 @@ impl Layout<'_> {
     /// Makes the table and its sets; the comment tells the version.
     pub(super) fn create(&self, transaction: &mut Transaction) {
         let table = table(self.family);
-        transaction.add_table_with_comment(table, &self.version());
+        transaction.add_table_with_comment(table, &version(self.family));
         for set in SetId::ALL {
             transaction.add_set(table, &set.spec(self.family));
         }
-    }
-
-    /// What a table with the same sets and base chains has as comment.
-    pub(super) fn version(&self) -> String {
-        let sets: Vec<_> = SetId::ALL.iter().map(|set| set.spec(self.family)).collect();
-        let all = format!("{sets:?} {:?}", base_chains());
-        format!("Viaduct services, layout {:08x}", fnv1a(all.as_bytes()) as u32)
     }
 
     /// Makes the base chains with their rules, or makes their rules anew.
@@ -258,6 +251,13 @@ impl Layout<'_> {
             port: Register(at + self.words() as u32),
         }
     }
+}
+
+/// What a table with the same sets and base chains has as comment.
+pub(super) fn version(family: Family) -> String {
+    let sets: Vec<_> = SetId::ALL.iter().map(|set| set.spec(family)).collect();
+    let all = format!("{sets:?} {:?}", base_chains());
+    format!("Viaduct services, layout {:08x}", fnv1a(all.as_bytes()) as u32)
 }
 
 /// Who gets a new source.

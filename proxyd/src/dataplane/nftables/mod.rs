@@ -107,6 +107,8 @@ pub struct Nftables {
     written: Written,
     /// What was found may lack elements: good enough to see that nothing needs to be written.
     glance: bool,
+    /// What was there before anything was known of the Services, and at which generation.
+    ahead: Option<(Generation, [Found; 2])>,
 }
 
 impl Nftables {
@@ -119,12 +121,25 @@ impl Nftables {
             targets: Default::default(),
             written: Written::default(),
             glance: false,
+            ahead: None,
         })
     }
 
     /// The number by which our own changes are known among the kernel's notifications.
     pub fn port(&self) -> Result<u32> {
         self.socket.port()
+    }
+
+    /// Reads the tables while others read the Services, for the first [`Nftables::reconcile`].
+    pub fn read_ahead(&mut self) -> Result<()> {
+        let generation = self.socket.generation()?;
+        self.ahead = Some((generation, self.read(false)?));
+        Ok(())
+    }
+
+    fn read(&mut self, settled: bool) -> Result<[Found; 2]> {
+        let [v4, v6] = FAMILIES.map(|family| Found::read(&mut self.socket, family, settled));
+        Ok([v4?, v6?])
     }
 
     /// Whether what is in the kernel is known, so that [`Nftables::apply`] can be used.
@@ -260,12 +275,15 @@ impl Nftables {
         now: Instant,
     ) -> Result<()> {
         let generation = self.socket.generation()?;
-        let mut found = Vec::with_capacity(2);
-        for family in FAMILIES {
+        let ahead = self.ahead.take().filter(|(at, _)| self.glance && *at == generation);
+        let mut found = match ahead {
+            Some((_, found)) => found,
+            None => self.read(!self.glance)?,
+        };
+        for (family, found) in FAMILIES.into_iter().zip(&mut found) {
             let layout = Layout { family, settings: &nodes[index(family)].settings };
-            found.push(Found::read(&mut self.socket, &layout, !self.glance)?);
+            found.read_rules(&mut self.socket, &layout)?;
         }
-        let Ok(mut found) = <[Found; 2]>::try_from(found) else { unreachable!("two families") };
         self.state = State::default();
         let mut changes = Changes::default();
         for (family, found) in FAMILIES.into_iter().zip(&mut found) {

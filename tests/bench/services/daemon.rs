@@ -1,0 +1,153 @@
+//! The daemon under measurement.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
+use testnet::{Namespace, programs};
+
+/// Longer than anything may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
+
+/// What the first sync did, by the daemon's log.
+#[derive(Clone, Debug)]
+pub(super) struct FirstSync {
+    /// From the start of the process to the log line, in milliseconds.
+    pub(super) wall: f64,
+    /// Of this, planning and writing.
+    pub(super) sync: f64,
+    pub(super) elements: u64,
+}
+
+/// A running daemon; killed when dropped.
+pub(super) struct Daemon {
+    child: Child,
+    pub(super) first: FirstSync,
+}
+
+impl Daemon {
+    /// Starts it and waits for the first sync.
+    pub(super) fn start(namespace: &Namespace, folder: &Path) -> Result<Daemon> {
+        let folder: PathBuf = folder.to_owned();
+        let started = Instant::now();
+        let mut child = namespace
+            .run(move || {
+                Command::new(programs::proxyd())
+                    .args([
+                        "run",
+                        "--hostname-override",
+                        "node-0",
+                        "--cluster-cidr",
+                        "10.128.0.0/9",
+                    ])
+                    .arg("--manifests")
+                    .arg(folder)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+            })
+            .context("start proxyd")?;
+        let stderr = child.stderr.take().context("the daemon's log")?;
+        let (lines, log) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // The log is read to its end, so that the daemon never waits for us.
+                let _ = lines.send((Instant::now(), line));
+            }
+        });
+        let first = first_sync(started, &log);
+        if first.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        Ok(Daemon { child, first: first? })
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The most memory that it had in use, in MB.
+    pub(super) fn peak_memory(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes: f64 =
+            line.context("VmHWM")?.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
+        Ok(kilobytes * 1024.0 / 1e6)
+    }
+
+    /// The processor time that it used, in milliseconds.
+    pub(super) fn cpu(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+        let per_second = rustix::param::clock_ticks_per_second() as f64;
+        Ok((ticks(11) + ticks(12)) * 1000.0 / per_second)
+    }
+
+    /// A metric without labels.
+    pub(super) fn metric(&self, namespace: &Namespace, name: &str) -> Result<f64> {
+        let name = name.to_owned();
+        let text = namespace.run(|| get("/metrics")).context("read /metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok());
+        value.with_context(|| format!("no metric {name}"))
+    }
+
+    /// Ends it as an upgrade does.
+    pub(super) fn stop(mut self) -> Result<()> {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            if self.child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        bail!("proxyd does not end")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn get(path: &str) -> std::io::Result<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect("127.0.0.1:10249")?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn first_sync(started: Instant, log: &Receiver<(Instant, String)>) -> Result<FirstSync> {
+    let until = started + LIMIT;
+    let mut said = Vec::new();
+    while let Ok((at, line)) = log.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        if let Some((_, rest)) = line.split_once("synced in ") {
+            let numbers: Vec<f64> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
+            let &[sync, elements, ..] = numbers.as_slice() else {
+                bail!("unknown log line: {line}")
+            };
+            return Ok(FirstSync {
+                wall: (at - started).as_secs_f64() * 1e3,
+                sync,
+                elements: elements as u64,
+            });
+        }
+        said.push(line);
+    }
+    bail!("proxyd did not sync: {}", said.join("\n"))
+}

@@ -1,0 +1,120 @@
+//! How long connecting takes through a VIP, and directly.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use socket2::{Domain, SockAddr, Socket, Type};
+use testnet::Namespace;
+
+use super::daemon::Daemon;
+use super::objects::{self, Size, put};
+use crate::report::{Report, quantile};
+
+const SERVER: &str = "10.128.0.2";
+/// Measured connections of each kind, and those before that are not counted.
+const CONNECTIONS: usize = 10_000;
+const WARM_UP: usize = 1000;
+/// Connections of one kind in a row.
+const BLOCK: usize = 50;
+
+/// A client, a node that forwards and has the Services, and a server.
+struct World {
+    client: Namespace,
+    _server: Namespace,
+    _node: Namespace,
+    _daemon: Daemon,
+    vip: SocketAddr,
+}
+
+impl World {
+    /// With so many Services; the one that is connected to is the last.
+    fn new(services: u32) -> Result<World> {
+        let [client, node, server] = ["client", "node", "server"].map(Namespace::new);
+        for (end, name, network) in
+            [(&client, "client", "10.129.0"), (&server, "server", "10.128.0")]
+        {
+            let path = end.path().display().to_string();
+            node.ip(&format!("link add {name} type veth peer name eth0 netns {path}"));
+            node.ip(&format!("addr add {network}.1/24 dev {name}"));
+            node.ip(&format!("link set {name} up"));
+            end.ip(&format!("addr add {network}.2/24 dev eth0"));
+            end.ip("link set eth0 up");
+            end.ip(&format!("route add default via {network}.1"));
+        }
+        let size = Size { services, endpoints: 1 };
+        let folder = tempfile::tempdir()?;
+        objects::write_one_file(size, folder.path())?;
+        let server_ip: Ipv4Addr = SERVER.parse()?;
+        let own = objects::documents(size, services, Some(server_ip));
+        put(folder.path(), "own.json", &own)?;
+        let daemon = Daemon::start(&node, folder.path())?;
+        let listener = server.run(move || listen(server_ip))?;
+        server.spawn(move || {
+            // Ends with the process: a benchmark runs once.
+            for stream in listener.incoming() {
+                drop(stream);
+            }
+        });
+        let vip = SocketAddr::from((size.vip(services), 80));
+        Ok(World { client, _server: server, _node: node, _daemon: daemon, vip })
+    }
+
+    /// Milliseconds of each of some connections.
+    fn connect(&self, to: SocketAddr, count: usize) -> Result<Vec<f64>> {
+        Ok(self
+            .client
+            .run(move || (0..count).map(|_| connect(to)).collect::<std::io::Result<_>>())?)
+    }
+}
+
+fn listen(ip: Ipv4Addr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SockAddr::from(SocketAddr::from((ip, 8080))))?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}
+
+/// One connection, closed by a reset so that no port stays in use.
+fn connect(to: SocketAddr) -> std::io::Result<f64> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    let started = Instant::now();
+    socket.connect(&to.into())?;
+    Ok(started.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Direct and through a VIP, at 10 and at 10,000 Services, in turn.
+pub(super) fn measure(report: &mut Report) -> Result<()> {
+    let worlds = [(10, World::new(10)?), (10_000, World::new(10_000)?)];
+    let direct = SocketAddr::from((IpAddr::V4(SERVER.parse()?), 8080));
+    let mut figures = vec![(Vec::new(), Vec::new()); worlds.len()];
+    let blocks = (WARM_UP + CONNECTIONS) / BLOCK;
+    for block in 0..blocks {
+        for ((_, world), (plain, through)) in worlds.iter().zip(&mut figures) {
+            let (a, b) = (world.connect(direct, BLOCK)?, world.connect(world.vip, BLOCK)?);
+            if block >= WARM_UP / BLOCK {
+                plain.extend(a);
+                through.extend(b);
+            }
+        }
+    }
+    let mut medians = Vec::new();
+    for ((services, _), (plain, through)) in worlds.iter().zip(figures) {
+        let case = format!("connect, {services} Services");
+        for (who, values) in [("directly", &plain), ("through a VIP", &through)] {
+            for (name, share) in [("p01", 0.01), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
+                let value = quantile(values, share) * 1e3;
+                report.figure(&format!("{case}, {name}"), who, &[value], "µs");
+            }
+        }
+        let (direct, vip) = (quantile(&plain, 0.5), quantile(&through, 0.5));
+        ensure!(direct > 0.0);
+        let what = format!("connect through a VIP, of directly, {services} Services, median");
+        report.bar(&what, vip / direct, 1.15, "x");
+        medians.push(vip);
+    }
+    let apart = (medians[1] / medians[0] - 1.0).abs() * 100.0;
+    report.bar("connect through a VIP: 10,000 Services from 10, median", apart, 5.0, "% apart");
+    Ok(())
+}
