@@ -10,6 +10,7 @@ mod bad_input;
 mod churn;
 mod cluster_ip;
 mod conntrack;
+mod counters;
 mod empty;
 mod endpoints;
 mod health;

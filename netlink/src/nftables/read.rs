@@ -5,8 +5,8 @@ use rustix::io::Errno;
 use super::expression::read_verdict;
 use super::object::{Element, ElementDataRef, ElementRef, Table};
 use super::transaction::{
-    NFGENMSG_LEN, NFTA_SET_ELEM_LIST_ELEMENTS, NftSocket, UDATA_COMMENT, nfgenmsg, nft,
-    write_element,
+    NFGENMSG_LEN, NFTA_RULE_EXPRESSIONS, NFTA_SET_ELEM_LIST_ELEMENTS, NftSocket, UDATA_COMMENT,
+    nfgenmsg, nft, write_element,
 };
 use crate::error::{Error, Result};
 use crate::message::{
@@ -28,6 +28,7 @@ const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
+const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_COUNTER_PACKETS: u16 = 2;
 const NFT_MSG_GETTABLE: u16 = 1;
@@ -55,6 +56,20 @@ pub struct RuleTag {
 impl NftSocket {
     /// The rules of a table, in order; `None` if there is no such table.
     pub fn rules(&mut self, table: Table<'_>) -> Result<Option<Vec<RuleTag>>> {
+        self.parse_rules(table, |tag, _| tag)
+    }
+
+    /// The rules of a table with the packets that their (first) counters have seen, in order; `None` if
+    /// there is no such table. Rules without a counter have seen none.
+    pub fn rule_packets(&mut self, table: Table<'_>) -> Result<Option<Vec<(RuleTag, u64)>>> {
+        self.parse_rules(table, |tag, expressions| (tag, packets_of(expressions)))
+    }
+
+    fn parse_rules<T>(
+        &mut self,
+        table: Table<'_>,
+        make: impl Fn(RuleTag, &[u8]) -> T,
+    ) -> Result<Option<Vec<T>>> {
         let mut request = Writer::default();
         request.message(nft(NFT_MSG_GETRULE), NLM_F_DUMP, |m| {
             nfgenmsg(m, table.family.number(), 0);
@@ -64,16 +79,18 @@ impl NftSocket {
             .socket
             .dump(request, |payload| {
                 let mut rule = RuleTag { chain: String::new(), comment: String::new() };
+                let mut expressions: &[u8] = &[];
                 for (kind, value) in attributes_after(payload, NFGENMSG_LEN) {
                     match kind {
                         // The kernel's filter is a hint; another table's rule is not ours.
                         NFTA_RULE_TABLE if read_string(value) != table.name => return None,
                         NFTA_RULE_CHAIN => rule.chain = read_string(value),
                         NFTA_RULE_USERDATA => rule.comment = comment(value).unwrap_or_default(),
+                        NFTA_RULE_EXPRESSIONS => expressions = value,
                         _ => {}
                     }
                 }
-                Some(rule)
+                Some(make(rule, expressions))
             })
             .map_err(|error| {
                 error.during(format!("list the rules of nftables table {:?}", table.name))
@@ -265,14 +282,26 @@ fn parse_element(bytes: &[u8]) -> Option<ElementRef<'_>> {
             }
             NFTA_SET_ELEM_USERDATA => element.comment = comment_ref(bytes),
             NFTA_SET_ELEM_EXPR => {
-                let packets = attribute(bytes, NFTA_EXPR_DATA)
-                    .and_then(|data| attribute(data, NFTA_COUNTER_PACKETS));
-                element.packets = packets.and_then(read_be64).unwrap_or(0);
+                element.packets = counter_packets(bytes).unwrap_or(0);
             }
             _ => {}
         }
     }
     Some(element)
+}
+
+/// The packets that a counter, as an expression, has seen.
+fn counter_packets(expression: &[u8]) -> Option<u64> {
+    let data = attribute(expression, NFTA_EXPR_DATA)?;
+    attribute(data, NFTA_COUNTER_PACKETS).and_then(read_be64)
+}
+
+fn packets_of(expressions: &[u8]) -> u64 {
+    let is_counter = |expression: &&[u8]| {
+        attribute(expression, NFTA_EXPR_NAME).is_some_and(|name| read_string(name) == "counter")
+    };
+    let first = attributes(expressions).map(|(_, expression)| expression).find(is_counter);
+    first.and_then(counter_packets).unwrap_or(0)
 }
 
 /// The comment in libnftnl's user data.

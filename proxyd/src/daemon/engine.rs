@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use netlink::conntrack::Conntrack;
 use netlink::{Error, Family, Result};
 
+use super::counters::Owners;
 use super::node;
 use super::{Event, Queue, Shared, conntrack, drift, leftovers};
-use crate::cluster::{Cluster, Dirty, Protocol, ServiceName};
+use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
 use crate::explain::{self, View};
@@ -148,6 +149,18 @@ impl Engine {
                     let view = View { table, cluster, nodes: &nodes };
                     // Whoever asked may have gone.
                     let _ = answer.send(explain::answer(view, &from, &to));
+                }
+                Event::Owners { frontends, services, answer } => {
+                    let of = |key| Some(self.table.frontend(key)?.lists.owner.clone());
+                    let exists = |owner: &ServicePortName| {
+                        let service = self.cluster.service(&owner.service);
+                        let mut ports = service.iter().flat_map(|service| &service.ports);
+                        ports.any(|p| p.name == owner.port && p.protocol == owner.protocol)
+                    };
+                    let _ = answer.send(Owners {
+                        of: frontends.iter().map(of).collect(),
+                        exist: services.iter().map(exists).collect(),
+                    });
                 }
                 Event::Stop => return false,
             }

@@ -6,6 +6,7 @@
 //! - the main thread serves HTTP and waits for signals
 
 pub mod conntrack;
+pub mod counters;
 mod drift;
 pub mod engine;
 mod leftovers;
@@ -18,10 +19,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cluster::ServicePortName;
 use crate::config::{Config, Mode, SourceConfig};
 use crate::dataplane;
 use crate::dataplane::nftables::FAMILIES;
 use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
+use crate::service::FrontendKey;
 use crate::source::{Manifests, Source, Update};
 use engine::Engine;
 use status::Status;
@@ -41,6 +44,15 @@ pub enum Event {
         to: String,
         /// Where the answer goes.
         answer: Sender<serde_json::Value>,
+    },
+    /// Somebody asks whose frontends these are.
+    Owners {
+        /// The frontends.
+        frontends: Vec<FrontendKey>,
+        /// Service ports that were there before.
+        services: Vec<ServicePortName>,
+        /// Where the answer goes.
+        answer: Sender<counters::Owners>,
     },
     /// The daemon ends.
     Stop,
@@ -130,6 +142,7 @@ pub fn run(config: &Config) -> Result<()> {
             move || engine.run(&queue_with_drift(queue, events, port))
         })
         .context("start the dataplane thread")?;
+    shared.metrics.set_scrape_hook(counters::scrape_hook(events.clone()));
     let reader = events.clone();
     std::thread::Builder::new()
         .name("source".into())

@@ -3,12 +3,14 @@
 //! - `names`: tables, sets, chains; `layout`: what never changes; `rules`, `targets`: the rules of chains
 //! - `element`: what a frontend needs; `slots`, `ids`: places and numbers of endpoints; `state`: all of it
 //! - `changes`: the difference between two states, in transactions
+//! - `counters`: what the kernel has counted, for the metrics
 //! - `found`: what the kernel holds, read once at the start and whenever something went wrong
 //!
 //! The state that was committed is in memory, so that a change costs what it changes. After any error
 //! nothing is assumed: [`Nftables::reconcile`] reads the tables and writes the differences.
 
 mod changes;
+mod counters;
 mod element;
 mod found;
 mod ids;
@@ -25,6 +27,7 @@ use std::time::Instant;
 use netlink::nftables::{Generation, NftSocket, Transaction};
 use netlink::{Error, Family, Prefix, Result};
 
+pub use counters::{Counted, Counters, Reason};
 pub use layout::{NodePorts, PodTraffic, Settings};
 pub use names::table;
 

@@ -12,6 +12,12 @@ const CT_INVALID: u32 = 1 << 0;
 /// `IPS_DST_NAT`.
 const IPS_DST_NAT: u32 = 1 << 5;
 
+/// What rules with a counter say of themselves; the metrics tell them apart by it.
+pub(super) const OUTSIDE_SOURCE_RANGES: &str = "from outside the source ranges";
+pub(super) const OUT_OF_CONNECTION: &str = "out of every connection";
+pub(super) const UNKNOWN_PORT: &str = "to a port that a Service does not have";
+pub(super) const UNALLOCATED: &str = "to no Service";
+
 impl Layout<'_> {
     /// The rules of the base chains and of what they jump to.
     pub(super) fn rules(&self) -> Vec<Rule> {
@@ -35,7 +41,7 @@ impl Layout<'_> {
             let tcp = [Expression::LoadMeta(Meta::L4Proto, R[0]), equal(R[0], &[TCP])];
             let drop = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
             let rule = [&state(CT_INVALID)[..], &tcp, &drop];
-            rules.push(Rule::new("filter-forward", "out of every connection", &rule));
+            rules.push(Rule::new("filter-forward", OUT_OF_CONNECTION, &rule));
         }
         for chain in ["filter-input", "filter-forward", "filter-output"] {
             let rule = self.dispatch(Keys::Ip, SetId::NoEndpoints(Keys::Ip));
@@ -45,19 +51,16 @@ impl Layout<'_> {
             let daddr = [Expression::LoadPayload(self.daddr(), R[0])];
             let known = [
                 in_set(SetId::ClusterIps, R[0]),
+                Expression::Counter,
                 Expression::Verdict(Verdict::Goto(Target::Reject.to_string())),
             ];
-            rules.push(Rule::new(
-                chain,
-                "to a port that a Service does not have",
-                &[&new, &daddr, &known],
-            ));
+            rules.push(Rule::new(chain, UNKNOWN_PORT, &[&new, &daddr, &known]));
             let unknown = [
                 in_set(SetId::ServiceCidrs, R[0]),
                 Expression::Counter,
                 Expression::Verdict(Verdict::Drop),
             ];
-            rules.push(Rule::new(chain, "to no Service", &[&new, &daddr, &unknown]));
+            rules.push(Rule::new(chain, UNALLOCATED, &[&new, &daddr, &unknown]));
         }
         let translated = [
             Expression::LoadCt(Ct::Status, R[0]),
@@ -108,7 +111,7 @@ impl Layout<'_> {
             Expression::Verdict(Verdict::Drop),
         ];
         let parts = [&state(CT_NEW)[..], &frontend, &restricted, &frontend, &allowed];
-        Rule::new(chain, "from outside the source ranges", &parts)
+        Rule::new(chain, OUTSIDE_SOURCE_RANGES, &parts)
     }
 
     /// Which translated connections get another source as well.
