@@ -18,6 +18,7 @@ mod masquerade;
 mod node_port;
 mod nodes;
 mod policies;
+mod render;
 mod restart;
 mod source_ranges;
 mod tables;

@@ -4,6 +4,7 @@
 //! - `element`: what a frontend needs; `slots`, `ids`: places and numbers of endpoints; `state`: all of it
 //! - `changes`: the difference between two states, in transactions
 //! - `found`: what the kernel holds, read once at the start and whenever something went wrong
+//! - `render`: the same objects as text that `nft` can load
 //!
 //! The state that was committed is in memory, so that a change costs what it changes. After any error
 //! nothing is assumed: [`Nftables::reconcile`] reads the tables and writes the differences.
@@ -14,6 +15,7 @@ mod found;
 mod ids;
 mod layout;
 mod names;
+mod render;
 mod rules;
 mod slots;
 mod state;
@@ -27,6 +29,7 @@ use netlink::{Error, Family, Prefix, Result};
 
 pub use layout::{NodePorts, PodTraffic, Settings};
 pub use names::table;
+pub use render::render;
 
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
@@ -174,11 +177,7 @@ impl Nftables {
         mut found: Option<&mut [Found; 2]>,
     ) -> Result<()> {
         // A Service's frontends become visible together.
-        entries.sort_by_cached_key(|(key, frontend)| {
-            let owner = frontend.map(|frontend| &frontend.lists.owner);
-            let owner = owner.or_else(|| self.state.owner(key));
-            (owner.map(|owner| owner.service.clone()), *key)
-        });
+        self.state.sort(&mut entries);
         let mut service = None;
         for (key, frontend) in entries {
             let owner = frontend.map(|frontend| frontend.lists.owner.service.clone());
