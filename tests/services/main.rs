@@ -19,6 +19,7 @@ mod masquerade;
 mod node_port;
 mod nodes;
 mod policies;
+mod render;
 mod restart;
 mod source_ranges;
 mod tables;

@@ -1,6 +1,6 @@
 //! The tables as others see them.
 
-use testnet::manifest::{Endpoint, documents};
+use testnet::manifest::{Endpoint, Service, documents};
 use testnet::{Family, Host, Proxyd, programs};
 
 use super::world::{
@@ -8,8 +8,11 @@ use super::world::{
 };
 use super::{FAMILIES, served};
 
-/// Fifty services of all kinds.
-fn fifty(proxyd: &Proxyd<'_>, endpoints: &[Endpoint]) {
+/// Fifty services of all kinds; session affinity only if that is wanted.
+pub(crate) fn fifty(proxyd: &Proxyd<'_>, endpoints: &[Endpoint], with_affinity: bool) {
+    let sticky = |service: Service, seconds| {
+        if with_affinity { service.affinity(seconds) } else { service }
+    };
     for number in 10..60u8 {
         let name = format!("service-{number}");
         let port = 30000 + u16::from(number);
@@ -22,11 +25,11 @@ fn fifty(proxyd: &Proxyd<'_>, endpoints: &[Endpoint]) {
             3 => balanced().spec("externalTrafficPolicy", "Local"),
             4 => balanced()
                 .spec("loadBalancerSourceRanges", ["10.0.0.0/8", "192.168.0.0/16", "fd00::/16"]),
-            5 => balanced().affinity(60 + u32::from(number)),
-            6 => plain.spec("internalTrafficPolicy", "Local").affinity(10_800),
+            5 => sticky(balanced(), 60 + u32::from(number)),
+            6 => sticky(plain.spec("internalTrafficPolicy", "Local"), 10_800),
             7 => plain.spec("externalIPs", both(external, number + 100)),
             8 => balanced().port("sctp", "SCTP", 132).port("", "UDP", 9),
-            _ => service(&name, number).affinity(30),
+            _ => sticky(service(&name, number), 30),
         };
         let count = usize::from(number / 10) % (endpoints.len() + 1);
         let text = documents(&[&service]) + &slices(&name, &endpoints[..count]);
@@ -41,7 +44,7 @@ fn nft_lists_the_tables_of_fifty_services() {
     let pods = ["a", "b", "c"].map(|name| world.backend(&world.n1, name));
     let proxyd = world.start(&[]);
     let endpoints: Vec<Endpoint> = pods.iter().map(|pod| Endpoint::of(pod)).collect();
-    fifty(&proxyd, &endpoints);
+    fifty(&proxyd, &endpoints, true);
     for family in FAMILIES {
         assert_eq!(served(&world.n1, (vip(family, 39), PORT)).0.len(), 1);
     }
@@ -73,7 +76,7 @@ fn nothing_but_our_tables_is_touched() {
         || world.n1.namespace().command("nft", &["-a", "list", "table", "inet", "viaduct-host"]);
     let before = (stranger(), host());
     let proxyd = world.start(&[]);
-    fifty(&proxyd, &[Endpoint::of(&a)]);
+    fifty(&proxyd, &[Endpoint::of(&a)], true);
     assert_eq!((stranger(), host()), before);
     let tables = world.n1.namespace().command("nft", &["list", "tables"]);
     let mut tables: Vec<&str> = tables.lines().collect();

@@ -4,6 +4,7 @@ mod check;
 mod cleanup;
 mod explain;
 mod logging;
+mod render;
 mod status;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ enum Command {
     Run(Box<Flags>),
     /// Validate configuration and manifests, print the plan's summary, touch nothing
     Check(Box<Flags>),
+    /// Print the ruleset that would be programmed, as `nft -f` takes it, touch nothing
+    Render(Box<Flags>),
     /// Show what the running daemon has programmed
     Status {
         /// Address of the daemon's metrics server
@@ -45,6 +48,7 @@ pub fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Run(flags) => run(&flags),
         Command::Check(flags) => check::check(&load(&flags)?),
+        Command::Render(flags) => render::render(&load(&flags)?),
         Command::Status { server } => status::status(&server),
         Command::Explain(question) => explain::explain(&question),
         Command::Cleanup => cleanup::cleanup(),

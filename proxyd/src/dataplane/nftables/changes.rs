@@ -133,21 +133,31 @@ impl Changes {
         targets: &mut HashSet<Target>,
         transaction: &mut Transaction,
     ) {
-        for (family, item) in &self.adds {
-            let (true, Data::Goto(target)) = (*family == layout.family, item.data) else {
-                continue;
-            };
+        for target in self.new_targets(layout.family, targets) {
+            layout.write_target(target, transaction);
+        }
+    }
+
+    /// Chains that new elements of a family lead to, without those that are `there`; from now on they
+    /// are there too.
+    pub(super) fn new_targets(&self, family: Family, there: &mut HashSet<Target>) -> Vec<Target> {
+        let mut new = Vec::new();
+        for item in self.added(family) {
+            let Data::Goto(target) = item.data else { continue };
             // One that marks goes on in the one that does not.
             if let Target::Pick(pick) = target
                 && pick.masquerade
-                && targets.insert(Target::Pick(Pick { masquerade: false, ..pick }))
             {
                 let plain = Target::Pick(Pick { masquerade: false, ..pick });
-                layout.write_target(plain, transaction);
+                new.extend(there.insert(plain).then_some(plain));
             }
-            if targets.insert(target) {
-                layout.write_target(target, transaction);
-            }
+            new.extend(there.insert(target).then_some(target));
         }
+        new
+    }
+
+    /// New elements of a family.
+    pub(super) fn added(&self, family: Family) -> impl Iterator<Item = &Item> {
+        self.adds.iter().filter(move |(of, _)| *of == family).map(|(_, item)| item)
     }
 }

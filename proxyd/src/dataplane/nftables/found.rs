@@ -157,7 +157,11 @@ impl Found {
                 return;
             }
             SetId::PodCidrs | SetId::NodePortAddresses | SetId::ServiceCidrs => {
-                self.node.push(item);
+                // `nft` puts an end before the first range, which does nothing.
+                let first = item.key.as_slice().iter().all(|byte| *byte == 0);
+                if !(first && item.range_end) {
+                    self.node.push(item);
+                }
                 return;
             }
             SetId::Affinity => return,

@@ -5,6 +5,7 @@
 //! - `changes`: the difference between two states, in transactions
 //! - `counters`: what the kernel has counted, for the metrics
 //! - `found`: what the kernel holds, read once at the start and whenever something went wrong
+//! - `render`: the same objects as text that `nft` can load
 //!
 //! The state that was committed is in memory, so that a change costs what it changes. After any error
 //! nothing is assumed: [`Nftables::reconcile`] reads the tables and writes the differences.
@@ -16,6 +17,7 @@ mod found;
 mod ids;
 mod layout;
 mod names;
+mod render;
 mod rules;
 mod slots;
 mod state;
@@ -30,6 +32,7 @@ use netlink::{Error, Family, Prefix, Result};
 pub use counters::{Counted, Counters, Reason};
 pub use layout::{NodePorts, PodTraffic, Settings};
 pub use names::table;
+pub use render::render;
 
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
@@ -192,11 +195,7 @@ impl Nftables {
         mut found: Option<&mut [Found; 2]>,
     ) -> Result<()> {
         // A Service's frontends become visible together.
-        entries.sort_by_cached_key(|(key, frontend)| {
-            let owner = frontend.map(|frontend| &frontend.lists.owner);
-            let owner = owner.or_else(|| self.state.owner(key));
-            (owner.map(|owner| owner.service.clone()), *key)
-        });
+        self.state.sort(&mut entries);
         let mut service = None;
         for (key, frontend) in entries {
             let owner = frontend.map(|frontend| frontend.lists.owner.service.clone());

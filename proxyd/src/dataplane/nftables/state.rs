@@ -27,8 +27,17 @@ pub(super) struct State {
 
 impl State {
     /// Whose frontend this is.
-    pub(super) fn owner(&self, key: &FrontendKey) -> Option<&ServicePortName> {
+    fn owner(&self, key: &FrontendKey) -> Option<&ServicePortName> {
         Some(&self.programmed.get(key)?.frontend.lists.owner)
+    }
+
+    /// Puts frontends into the order in which they are to be changed: Service by Service.
+    pub(super) fn sort(&self, entries: &mut [(FrontendKey, Option<&Frontend>)]) {
+        entries.sort_by_cached_key(|(key, frontend)| {
+            let owner = frontend.map(|frontend| &frontend.lists.owner);
+            let owner = owner.or_else(|| self.owner(key));
+            (owner.map(|owner| owner.service.clone()), *key)
+        });
     }
 
     /// Whether any frontend needs this element.
