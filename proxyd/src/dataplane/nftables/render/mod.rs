@@ -84,7 +84,12 @@ impl Display for TableName {
 
 fn write_table(f: &mut Formatter<'_>, layout: &Layout<'_>, changes: &Changes) -> fmt::Result {
     let family = layout.family;
-    writeln!(f, "table {} {{\n\tcomment \"{}\"", TableName(family), layout.version())?;
+    writeln!(
+        f,
+        "table {} {{\n\tcomment \"{}\"",
+        TableName(family),
+        super::layout::version(family)
+    )?;
     let mut items: HashMap<SetId, Vec<&Item>> = HashMap::new();
     for item in changes.added(family) {
         items.entry(item.set).or_default().push(item);
