@@ -120,7 +120,8 @@ fn write_set(f: &mut Formatter<'_>, family: Family, id: SetId, items: &[&Item]) 
     let kind = if set.data.is_some() { "map" } else { "set" };
     writeln!(f, "\n\t{kind} {} {{", set.name)?;
     match (id, set.data) {
-        // `nft` lists types here too, but to load the rules it wants to hear of `numgen`, which is none.
+        // `nft` lists types here too, but it takes what `numgen` draws for no mark, and loads the rules
+        // only if the key is told by expressions. To the kernel both are the same bytes.
         (SetId::Endpoints(..), Some(SetData::Value(data))) => {
             writeln!(f, "\t\ttypeof {} : {}", Selectors(set.key), Selectors(data))?;
         }
