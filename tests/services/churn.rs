@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use testnet::manifest::{Endpoint, documents};
 use testnet::{Family, Host};
 
+use super::dice::Dice;
 use super::world::{
     Addressed, Backend, PORT, World, both, external, node_port_service, service, slices, vip,
     with_slices,
@@ -92,17 +93,6 @@ fn no_connection_fails_while_the_daemon_restarts() {
         }
     });
     assert!(attempts > 100 && failures.is_empty(), "{attempts} attempts: {failures:?}");
-}
-
-/// Numbers that look random and are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
 }
 
 /// What a service is at some moment.

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -80,7 +80,7 @@ pub struct Proxyd<'n> {
     manifests: Manifests,
     arguments: Vec<String>,
     child: Option<Child>,
-    next_marker: AtomicU8,
+    next_marker: AtomicU16,
 }
 
 impl<'n> Proxyd<'n> {
@@ -104,7 +104,7 @@ impl<'n> Proxyd<'n> {
             manifests: Manifests::of(node),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             child: None,
-            next_marker: AtomicU8::new(100),
+            next_marker: AtomicU16::new(0),
         };
         proxyd.run();
         proxyd
@@ -177,8 +177,11 @@ impl<'n> Proxyd<'n> {
     #[track_caller]
     pub fn await_sync(&self) {
         let number = self.next_marker.fetch_add(1, Ordering::Relaxed);
-        assert!(number < u8::MAX, "a test with too many changes");
-        let (v4, v6) = (format!("10.96.254.{number}"), format!("fd00:96::fe:{number:x}"));
+        // No address is the beginning of another.
+        let (page, place) = (number / 100, 100 + number % 100);
+        assert!(page < 50, "a test with too many changes");
+        let v4 = format!("10.96.{}.{place}", 254 - page);
+        let v6 = format!("fd00:96::fe:{:x}", 0x1000 + number);
         let addresses = [v4.parse().expect("an address"), v6.parse().expect("an address")];
         let marker = Service::new("marker").cluster_ips(&addresses).port("", "TCP", 1);
         self.write("zz-marker", &marker.to_string());
@@ -229,9 +232,15 @@ impl<'n> Proxyd<'n> {
     /// Starts it again after [`Proxyd::stop`] or [`Proxyd::kill`], and waits until it is in force.
     #[track_caller]
     pub fn start_again(&mut self) {
+        self.spawn_again();
+        self.await_sync();
+    }
+
+    /// Starts it again and waits for nothing.
+    #[track_caller]
+    pub fn spawn_again(&mut self) {
         assert!(self.child.is_none(), "it is still running");
         self.run();
-        self.await_sync();
     }
 
     /// GET from the node's 127.0.0.1: `:10249` has the metrics, `:10256` the health.

@@ -40,7 +40,7 @@ impl Starts {
     /// One cold start and one restart, in a fresh namespace.
     pub(super) fn round(&mut self, folder: &Path) -> Result<()> {
         let namespace = Namespace::new("bench");
-        let before = kernel_memory()?;
+        let before = settled_kernel_memory()?;
         let writer = Writer::start(&namespace);
         let daemon = Daemon::start(&namespace, folder)?;
         self.others.extend(writer.finish()?);
@@ -78,7 +78,7 @@ impl Starts {
 }
 
 /// Memory of nftables objects and their tables, and of everything else of the kernel's, in MB.
-pub(super) fn kernel_memory() -> Result<f64> {
+fn kernel_memory() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let kilobytes = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -86,6 +86,20 @@ pub(super) fn kernel_memory() -> Result<f64> {
         number.with_context(|| format!("/proc/meminfo has no {name}"))
     };
     Ok((kilobytes("SUnreclaim")? + kilobytes("VmallocUsed")?) * 1024.0 / 1e6)
+}
+
+/// The same once the kernel has freed what the last round left, which it does in the background.
+fn settled_kernel_memory() -> Result<f64> {
+    let mut before = kernel_memory()?;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = kernel_memory()?;
+        if (now - before).abs() < 0.2 {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 /// Sees the commits to our tables.
