@@ -87,6 +87,8 @@ pub enum DataType {
     InetService,
     /// Packet mark.
     Mark,
+    /// Packet priority, which `nft` writes as `MAJOR:MINOR`.
+    ClassId,
     /// Interface name.
     IfName,
 }
@@ -100,6 +102,7 @@ impl DataType {
             DataType::InetProto => 12,
             DataType::InetService => 13,
             DataType::Mark => 19,
+            DataType::ClassId => 23,
             DataType::IfName => 41,
         }
     }
@@ -109,7 +112,7 @@ impl DataType {
         match self {
             DataType::InetProto => 1,
             DataType::InetService => 2,
-            DataType::Ipv4Addr | DataType::Mark => 4,
+            DataType::Ipv4Addr | DataType::Mark | DataType::ClassId => 4,
             DataType::EtherAddr => 6,
             DataType::Ipv6Addr | DataType::IfName => 16,
         }
@@ -117,7 +120,7 @@ impl DataType {
 
     /// Whether values are in the host's byte order.
     pub(crate) fn is_host_order(self) -> bool {
-        matches!(self, DataType::Mark | DataType::IfName)
+        matches!(self, DataType::Mark | DataType::ClassId | DataType::IfName)
     }
 
     /// Bytes in registers: fields of a concatenation begin at multiples of four.

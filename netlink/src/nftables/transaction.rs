@@ -87,6 +87,11 @@ const KEY_IN_HOST_ORDER: [u8; 6] = {
     let [a, b, c, d] = 1u32.to_ne_bytes();
     [0, 4, a, b, c, d]
 };
+/// The same of a map's data (type 1).
+const DATA_IN_HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [1, 4, a, b, c, d]
+};
 /// `NFTNL_UDATA_COMMENT_MAXLEN` less the closing NUL.
 const COMMENT_MAX: usize = 127;
 /// Bytes of elements per message, below what an attribute can hold.
@@ -413,10 +418,18 @@ impl Transaction {
             if set.counters {
                 m.nest(NFTA_SET_EXPR, |m| m.string(NFTA_EXPR_NAME, "counter"));
             }
-            if let [field] = set.key
-                && field.is_host_order()
+            let is_host_order = |types: &[DataType]| matches!(types, [t] if t.is_host_order());
+            let mut user_data = Vec::new();
+            if is_host_order(set.key) {
+                user_data.extend(KEY_IN_HOST_ORDER);
+            }
+            if let Some(SetData::Value(types)) = set.data
+                && is_host_order(types)
             {
-                m.attr(NFTA_SET_USERDATA, &KEY_IN_HOST_ORDER);
+                user_data.extend(DATA_IN_HOST_ORDER);
+            }
+            if !user_data.is_empty() {
+                m.attr(NFTA_SET_USERDATA, &user_data);
             }
         });
     }

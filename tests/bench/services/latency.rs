@@ -24,6 +24,7 @@ struct World {
     _server: Namespace,
     _node: Namespace,
     _daemon: Daemon,
+    _folder: tempfile::TempDir,
     vip: SocketAddr,
 }
 
@@ -57,7 +58,7 @@ impl World {
             }
         });
         let vip = SocketAddr::from((size.vip(services), 80));
-        Ok(World { client, _server: server, _node: node, _daemon: daemon, vip })
+        Ok(World { client, _server: server, _node: node, _daemon: daemon, _folder: folder, vip })
     }
 
     /// Milliseconds of each of some connections.

@@ -92,6 +92,9 @@ fn kube_proxy(report: &mut Report, size: Size, ours: f64) -> Result<()> {
         ("iptables-restore", &["iptables-restore", "--noflush"], peers::iptables(size)),
     ];
     for (who, program, input) in shapes {
+        if size == LARGE && who == "iptables-restore" {
+            continue; // at 5k x 10 it does not end in time
+        }
         let (took, ended) = peers::run(program, &input)?;
         let case = if ended { "cold" } else { "cold, stopped after two minutes" };
         report.add(&format!("{name}: {case}"), who, vec![took]);

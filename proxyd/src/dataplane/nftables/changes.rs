@@ -1,10 +1,11 @@
 //! Changes of the tables, and how they become one transaction.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use netlink::Family;
-use netlink::nftables::{ElementChange, Transaction};
+use netlink::nftables::{ElementChange, ElementRef, Transaction, VerdictRef};
 
+use super::chains::Chains;
 use super::element::{Data, Item};
 use super::layout::Layout;
 use super::names::{Pick, SetId, Target, table};
@@ -82,11 +83,11 @@ impl Changes {
         Changes { adds, ..Changes::default() }
     }
 
-    /// Writes what concerns one family. `targets` are the chains that are there.
+    /// Writes what concerns one family.
     pub(super) fn write(
         &mut self,
         layout: &Layout<'_>,
-        targets: &mut HashSet<Target>,
+        chains: &mut Chains,
         transaction: &mut Transaction,
     ) {
         let family = layout.family;
@@ -97,50 +98,46 @@ impl Changes {
             transaction.add_table(table);
             transaction.delete_table(table);
             layout.create(transaction);
-            targets.clear();
+            *chains = Chains::default();
         }
         if self.rules.contains(&family) {
-            targets.insert(Target::Reject);
+            chains.insert(Target::Reject);
             layout.write_target(Target::Reject, transaction);
             layout.write_rules(transaction);
         }
         for (_, target) in self.rewrite.iter().filter(|(of, _)| *of == family) {
             layout.write_target(*target, transaction);
         }
-        self.write_new_targets(layout, targets, transaction);
+        for target in self.new_chains(family, chains) {
+            layout.write_target(target, transaction);
+        }
+        for (number, target) in self.new_numbers(family, chains) {
+            let (number, chain) = (number.to_ne_bytes(), target.to_string());
+            let element = ElementRef::new(&number).verdict(VerdictRef::Goto(&chain));
+            let name = SetId::Targets.name();
+            transaction.change_element(ElementChange::Create, table, name, element);
+        }
         // What leads somewhere is deleted before, and added after, that to which it leads.
         self.deletes.sort_by_key(|(_, item)| std::cmp::Reverse(item.set));
         self.adds.sort_by_key(|(_, item)| item.set);
         if !recreate {
             for (_, item) in self.deletes.iter().filter(|(of, _)| *of == family) {
-                item.write(|element| {
+                item.write(chains, |element| {
                     let name = item.set.name();
                     transaction.change_element(ElementChange::Delete, table, name, element);
                 });
             }
         }
         for (_, item) in self.adds.iter().filter(|(of, _)| *of == family) {
-            item.write(|element| {
+            item.write(chains, |element| {
                 let name = item.set.name();
                 transaction.change_element(ElementChange::Create, table, name, element);
             });
         }
     }
 
-    fn write_new_targets(
-        &self,
-        layout: &Layout<'_>,
-        targets: &mut HashSet<Target>,
-        transaction: &mut Transaction,
-    ) {
-        for target in self.new_targets(layout.family, targets) {
-            layout.write_target(target, transaction);
-        }
-    }
-
-    /// Chains that new elements of a family lead to, without those that are `there`; from now on they
-    /// are there too.
-    pub(super) fn new_targets(&self, family: Family, there: &mut HashSet<Target>) -> Vec<Target> {
+    /// Chains that new elements of a family lead to and that are not there yet; from now on they are.
+    pub(super) fn new_chains(&self, family: Family, chains: &mut Chains) -> Vec<Target> {
         let mut new = Vec::new();
         for item in self.added(family) {
             let Data::Goto(target) = item.data else { continue };
@@ -149,11 +146,25 @@ impl Changes {
                 && pick.masquerade
             {
                 let plain = Target::Pick(Pick { masquerade: false, ..pick });
-                new.extend(there.insert(plain).then_some(plain));
+                new.extend(chains.insert(plain).then_some(plain));
             }
-            new.extend(there.insert(target).then_some(target));
+            new.extend(chains.insert(target).then_some(target));
         }
         new
+    }
+
+    /// Chains that new frontends of a family lead to and that have no number yet, with the one that each
+    /// has from now on.
+    pub(super) fn new_numbers(&self, family: Family, chains: &mut Chains) -> Vec<(u32, Target)> {
+        let leads = self.added(family).filter(|item| matches!(item.set, SetId::Services(_)));
+        let mut leads: Vec<&Item> = leads.collect();
+        // In the same order whatever was written before.
+        leads.sort_by_key(|item| item.set);
+        let numbered = leads.into_iter().filter_map(|item| {
+            let Data::Goto(target) = item.data else { return None };
+            Some((chains.give_number(target)?, target))
+        });
+        numbered.collect()
     }
 
     /// New elements of a family.

@@ -1,10 +1,12 @@
 //! Elements: what a frontend needs in the sets and maps.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use netlink::nftables::{ElementDataRef, ElementRef, VerdictRef};
 use netlink::{Family, Prefix, from_number, to_number};
 
+use super::chains::Chains;
 use super::names::{Keys, List, Pick, SetId, Target};
 use crate::cluster::Protocol;
 use crate::service::{Address, Backend, Frontend, FrontendKey, Masquerade, Resolution};
@@ -155,10 +157,18 @@ impl Item {
         Item { set, key, free_bits: 0, range_end: false, data }
     }
 
-    /// Reads an element of the kernel's.
-    pub(super) fn read(set: SetId, element: ElementRef<'_>) -> Option<Item> {
+    /// Reads an element of the kernel's; `chains` are those that map `targets` has.
+    pub(super) fn read(
+        set: SetId,
+        element: ElementRef<'_>,
+        chains: &HashMap<u32, Target>,
+    ) -> Option<Item> {
         let data = match element.data {
             None => Data::None,
+            Some(ElementDataRef::Value(value)) if matches!(set, SetId::Services(_)) => {
+                let number = u32::from_ne_bytes(value.try_into().ok()?);
+                chains.get(&number).map_or(Data::Foreign, |target| Data::Goto(*target))
+            }
             Some(ElementDataRef::Value(value)) => Data::Value(Value::new(value)?),
             Some(ElementDataRef::Verdict(VerdictRef::Goto(chain))) => {
                 Target::parse(chain).map_or(Data::Foreign, Data::Goto)
@@ -173,9 +183,9 @@ impl Item {
         Some(item)
     }
 
-    /// Hands the element to `write` as the kernel takes it.
-    pub(super) fn write(&self, write: impl FnOnce(ElementRef<'_>)) {
-        let (chain, last);
+    /// Hands the element to `write` as the kernel takes it; `chains` have numbers for those that it needs.
+    pub(super) fn write(&self, chains: &Chains, write: impl FnOnce(ElementRef<'_>)) {
+        let (chain, last, number);
         let mut element = ElementRef::new(self.key.as_slice());
         element.interval_end = self.range_end;
         if self.set == SetId::SourceAllowed {
@@ -185,6 +195,11 @@ impl Item {
         match &self.data {
             Data::None | Data::Foreign => {}
             Data::Value(value) => element.data = Some(ElementDataRef::Value(value.as_slice())),
+            Data::Goto(target) if matches!(self.set, SetId::Services(_)) => {
+                // Without one it leads nowhere, which no transaction of ours writes.
+                number = chains.number(*target).unwrap_or_default().to_ne_bytes();
+                element.data = Some(ElementDataRef::Value(&number));
+            }
             Data::Goto(target) => {
                 chain = target.to_string();
                 element = element.verdict(VerdictRef::Goto(&chain));

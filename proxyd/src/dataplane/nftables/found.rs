@@ -21,9 +21,11 @@ pub(super) struct Found {
     pub(super) recreate: bool,
     /// Whether rules of base chains are not as they should be.
     pub(super) rules_differ: bool,
-    /// Chains that are there and as they should be.
-    pub(super) targets: HashSet<Target>,
-    /// Chains that are there and are not.
+    /// Chains that are there.
+    pub(super) chains: HashSet<Target>,
+    /// The chains of map `targets`.
+    pub(super) numbers: HashMap<u32, Target>,
+    /// Chains that are there, but not as they should be.
     pub(super) broken_targets: Vec<Target>,
     /// What was found wrong, in words.
     pub(super) repairs: Vec<String>,
@@ -48,7 +50,8 @@ impl Found {
             exists: false,
             recreate: true,
             rules_differ: true,
-            targets: HashSet::new(),
+            chains: HashSet::new(),
+            numbers: HashMap::new(),
             broken_targets: Vec::new(),
             repairs: Vec::new(),
             items: HashMap::new(),
@@ -74,7 +77,11 @@ impl Found {
             return Ok(found);
         }
         found.recreate = false;
+        found.read_numbers(socket, settled)?;
         for set in SetId::ALL {
+            if set == SetId::Targets {
+                continue;
+            }
             if set == SetId::Affinity {
                 let held = socket.parse_elements(table, set.name(), settled, |element| {
                     let Some(ElementDataRef::Value(value)) = element.data else { return None };
@@ -85,13 +92,31 @@ impl Found {
                 found.held = held.unwrap_or_default().into_iter().map(|id| (id, LONGEST)).collect();
                 continue;
             }
-            let read = |element: ElementRef<'_>| Item::read(set, element);
+            let numbers = &found.numbers;
+            let read = |element: ElementRef<'_>| Item::read(set, element, numbers);
             let items = socket.parse_elements(table, set.name(), settled, read)?;
             for item in items.unwrap_or_default() {
                 found.sort_in(item);
             }
         }
         Ok(found)
+    }
+
+    fn read_numbers(&mut self, socket: &mut NftSocket, settled: bool) -> Result<()> {
+        let none = HashMap::new();
+        let read = |element: ElementRef<'_>| Item::read(SetId::Targets, element, &none);
+        let name = SetId::Targets.name();
+        let items = socket.parse_elements(table(self.family), name, settled, read)?;
+        for item in items.unwrap_or_default() {
+            let number = item.key.as_slice().try_into().map(u32::from_ne_bytes);
+            match (number, item.data) {
+                (Ok(number), Data::Goto(target)) => {
+                    self.numbers.insert(number, target);
+                }
+                _ => self.foreign.push(item),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the chains and compares their rules with the layout's; nothing if the table is to be made
@@ -128,9 +153,9 @@ impl Found {
                 self.broken_targets.push(target);
                 self.repairs.push(format!("rules of chain {name} ({}) had changed", self.family));
             }
-            self.targets.insert(target);
+            self.chains.insert(target);
         }
-        if !self.targets.contains(&Target::Reject) {
+        if !self.chains.contains(&Target::Reject) {
             self.rules_differ = true;
         }
         Ok(())
@@ -164,7 +189,7 @@ impl Found {
                 }
                 return;
             }
-            SetId::Affinity => return,
+            SetId::Affinity | SetId::Targets => return,
         };
         match read_frontend(keys, self.family, item.key.as_slice()) {
             Some(key) => self.items.entry(key).or_default().push(item),

@@ -167,7 +167,21 @@ impl Layout<'_> {
         (load, R[at + 2])
     }
 
-    /// Goes where a map of frontends leads.
+    /// Goes where map `services` or `nodeports` leads. The number is kept in the packet's priority, since
+    /// `nft` cannot read a look-up in a look-up.
+    pub(super) fn serve(&self, keys: Keys) -> Vec<Expression> {
+        let (mut rule, _) = self.frontend(keys);
+        let map = SetId::Services(keys).name().into();
+        rule.extend([
+            Expression::LookupMap { map, key: R[0], value: R[0] },
+            Expression::StoreMeta(Meta::Priority, R[0]),
+            Expression::LoadMeta(Meta::Priority, R[0]),
+            Expression::LookupVerdict { map: SetId::Targets.name().into(), key: R[0] },
+        ]);
+        rule
+    }
+
+    /// Goes where a verdict map of frontends leads.
     pub(super) fn dispatch(&self, keys: Keys, map: SetId) -> Vec<Expression> {
         let mut rule = self.frontend(keys).0;
         rule.push(Expression::LookupVerdict { map: map.name().into(), key: R[0] });

@@ -2,6 +2,7 @@
 //!
 //! - `names`: tables, sets, chains; `layout`: what never changes; `rules`, `targets`: the rules of chains
 //! - `element`: what a frontend needs; `slots`, `ids`: places and numbers of endpoints; `state`: all of it
+//! - `chains`: those that are there, and their numbers
 //! - `changes`: the difference between two states, in transactions
 //! - `counters`: what the kernel has counted, for the metrics
 //! - `found`: what the kernel holds, read once at the start and whenever something went wrong
@@ -10,6 +11,7 @@
 //! The state that was committed is in memory, so that a change costs what it changes. After any error
 //! nothing is assumed: [`Nftables::reconcile`] reads the tables and writes the differences.
 
+mod chains;
 mod changes;
 mod counters;
 mod element;
@@ -23,7 +25,7 @@ mod slots;
 mod state;
 mod targets;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use netlink::nftables::{Generation, NftSocket, Transaction};
@@ -36,11 +38,12 @@ pub use render::render;
 
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
+use chains::Chains;
 use changes::{Changes, difference};
 use element::{Item, range_items};
 use found::Found;
 use layout::Layout;
-use names::{SetId, Target};
+use names::SetId;
 use state::State;
 
 /// Both families, in the order in which everything is kept.
@@ -109,7 +112,7 @@ pub struct Nftables {
     socket: NftSocket,
     nodes: Option<[Node; 2]>,
     state: State,
-    targets: [HashSet<Target>; 2],
+    chains: [Chains; 2],
     written: Written,
     /// What was found may lack elements: good enough to see that nothing needs to be written.
     glance: bool,
@@ -124,7 +127,7 @@ impl Nftables {
             socket: NftSocket::open()?,
             nodes: None,
             state: State::default(),
-            targets: Default::default(),
+            chains: Default::default(),
             written: Written::default(),
             glance: false,
             ahead: None,
@@ -225,7 +228,7 @@ impl Nftables {
         let mut transaction = Transaction::new(generation);
         for family in FAMILIES {
             let layout = Layout { family, settings: &nodes[index(family)].settings };
-            changes.write(&layout, &mut self.targets[index(family)], &mut transaction);
+            changes.write(&layout, &mut self.chains[index(family)], &mut transaction);
         }
         if transaction.is_empty() {
             return Ok(());
@@ -289,7 +292,8 @@ impl Nftables {
         self.state = State::default();
         let mut changes = Changes::default();
         for (family, found) in FAMILIES.into_iter().zip(&mut found) {
-            self.targets[index(family)] = std::mem::take(&mut found.targets);
+            let there = std::mem::take(&mut found.chains);
+            self.chains[index(family)] = Chains::adopt(there, &found.numbers);
             self.written.repairs.append(&mut found.repairs);
             if found.recreate {
                 changes.recreate.insert(family);

@@ -46,7 +46,9 @@ pub(super) enum SetId {
     SourceRestricted,
     PodCidrs,
     NodePortAddresses,
-    /// Where a frontend leads, …
+    /// Number to chain.
+    Targets,
+    /// Where a frontend leads: a number of `targets`, …
     Services(Keys),
     /// … with the Local policy: traffic of pods and of the node,
     ShortCircuits(Keys),
@@ -62,7 +64,7 @@ const AFFINITY_SIZE: u32 = 65_536;
 
 impl SetId {
     /// All sets, in the order in which elements are added: nothing leads to what is not there yet.
-    pub(super) const ALL: [SetId; 25] = {
+    pub(super) const ALL: [SetId; 26] = {
         use Keys::{Ip, NodePort};
         use List::{Local, Primary};
         [
@@ -81,6 +83,7 @@ impl SetId {
             SetId::SourceRestricted,
             SetId::PodCidrs,
             SetId::NodePortAddresses,
+            SetId::Targets,
             SetId::Services(Ip),
             SetId::Services(NodePort),
             SetId::ShortCircuits(Ip),
@@ -113,6 +116,7 @@ impl SetId {
             SetId::SourceRestricted => "source-restricted",
             SetId::PodCidrs => "pod-cidrs",
             SetId::NodePortAddresses => "nodeport-addresses",
+            SetId::Targets => "targets",
             SetId::Services(Ip) => "services",
             SetId::Services(NodePort) => "nodeports",
             SetId::ShortCircuits(Ip) => "short-circuits",
@@ -138,13 +142,13 @@ impl SetId {
 
     /// The set as the kernel knows it.
     pub(super) fn spec(self, family: Family) -> Set<'static> {
-        use DataType::{InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
+        use DataType::{ClassId, InetProto, InetService, Ipv4Addr, Ipv6Addr, Mark};
         const FRONTEND: [&[DataType]; 2] =
             [&[Ipv4Addr, InetProto, InetService], &[Ipv6Addr, InetProto, InetService]];
         const SLOT: [&[DataType]; 2] =
             [&[Ipv4Addr, InetProto, InetService, Mark], &[Ipv6Addr, InetProto, InetService, Mark]];
         const BACKEND: [&[DataType]; 2] = [&[Ipv4Addr, InetService], &[Ipv6Addr, InetService]];
-        const CLIENT: [&[DataType]; 2] = [&[Ipv4Addr, Mark], &[Ipv6Addr, Mark]];
+        const CLIENT: [&[DataType]; 2] = [&[Ipv4Addr, ClassId], &[Ipv6Addr, ClassId]];
         const PAIR: [&[DataType]; 2] = [&[Ipv4Addr, Ipv4Addr], &[Ipv6Addr, Ipv6Addr]];
         const SINGLE: [&[DataType]; 2] = [&[Ipv4Addr], &[Ipv6Addr]];
         const SOURCE: [&[DataType]; 2] = [
@@ -162,18 +166,18 @@ impl SetId {
         let name = self.name();
         match self {
             SetId::Endpoints(keys, _) => Set::new(name, slot(keys)).map(BACKEND[of]),
-            SetId::EndpointIds(keys, _) => Set::new(name, slot(keys)).map(&[Mark]),
-            SetId::Backends => Set::new(name, &[Mark]).map(BACKEND[of]),
-            SetId::Affinity => Set::new(name, CLIENT[of]).map(&[Mark]).dynamic(AFFINITY_SIZE),
+            SetId::EndpointIds(keys, _) => Set::new(name, slot(keys)).map(&[ClassId]),
+            SetId::Backends => Set::new(name, &[ClassId]).map(BACKEND[of]),
+            SetId::Affinity => Set::new(name, CLIENT[of]).map(&[ClassId]).dynamic(AFFINITY_SIZE),
             SetId::Hairpin => Set::new(name, PAIR[of]),
             SetId::SourceAllowed => Set::new(name, SOURCE[of]).ranges(),
             SetId::SourceRestricted => Set::new(name, FRONTEND[of]),
             SetId::PodCidrs | SetId::NodePortAddresses | SetId::ServiceCidrs => {
                 Set::new(name, SINGLE[of]).ranges()
             }
-            SetId::Services(keys) | SetId::NoEndpoints(keys) => {
-                Set::new(name, frontend(keys)).verdict_map().counted()
-            }
+            SetId::Targets => Set::new(name, &[ClassId]).verdict_map(),
+            SetId::Services(keys) => Set::new(name, frontend(keys)).map(&[ClassId]).counted(),
+            SetId::NoEndpoints(keys) => Set::new(name, frontend(keys)).verdict_map().counted(),
             SetId::ShortCircuits(keys) | SetId::LocalServices(keys) => {
                 Set::new(name, frontend(keys)).verdict_map()
             }

@@ -28,9 +28,9 @@ impl Layout<'_> {
         }
         for chain in ["nat-prerouting", "nat-output"] {
             rules.extend(self.mark_by_interface(chain));
-            let services = self.dispatch(Keys::Ip, SetId::Services(Keys::Ip));
+            let services = self.serve(Keys::Ip);
             rules.push(Rule::new(chain, "to a Service's address", &[&services]));
-            let ports = self.dispatch(Keys::NodePort, SetId::Services(Keys::NodePort));
+            let ports = self.serve(Keys::NodePort);
             let to_node = self.to_nodeport_address();
             rules.push(Rule::new(chain, "to a node port", &[&to_node, &ports]));
         }

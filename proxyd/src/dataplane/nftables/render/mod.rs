@@ -10,15 +10,16 @@ mod tests;
 mod value;
 mod words;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::time::Instant;
 
 use netlink::nftables::{Chain, DataType, Hook, Set, SetData, TableFamily};
 use netlink::{Family, Prefix, from_number, to_number};
 
+use super::chains::Chains;
 use super::changes::{Changes, difference};
-use super::element::{Data, Item};
+use super::element::{Data, Item, Key};
 use super::layout::{Layout, Rule, base_chains};
 use super::names::{SetId, Target, table};
 use super::state::State;
@@ -94,19 +95,26 @@ fn write_table(f: &mut Formatter<'_>, layout: &Layout<'_>, changes: &Changes) ->
     for item in changes.added(family) {
         items.entry(item.set).or_default().push(item);
     }
+    // The rules of base chains need it in any case.
+    let mut targets = vec![Target::Reject];
+    let mut chains = Chains::default();
+    chains.insert(Target::Reject);
+    targets.extend(changes.new_chains(family, &mut chains));
+    targets.sort_unstable();
+    let numbered = changes.new_numbers(family, &mut chains).into_iter().map(|(number, target)| {
+        Item::new(SetId::Targets, Key::EMPTY.number(number), Data::Goto(target))
+    });
+    let numbered: Vec<Item> = numbered.collect();
+    items.insert(SetId::Targets, numbered.iter().collect());
     for set in SetId::ALL {
         let own = items.get(&set).map(Vec::as_slice).unwrap_or_default();
-        write_set(f, family, set, own)?;
+        write_set(f, family, set, own, &chains)?;
     }
     let rules = layout.rules();
     for (name, hook) in base_chains() {
         let own: Vec<&Rule> = rules.iter().filter(|rule| rule.chain == name).collect();
         write_chain(f, family, &Chain { name, hook }, &own)?;
     }
-    // The rules of base chains need it in any case.
-    let mut targets = vec![Target::Reject];
-    targets.extend(changes.new_targets(family, &mut HashSet::from([Target::Reject])));
-    targets.sort_unstable();
     for target in targets {
         let rules = layout.target(target);
         let own: Vec<&Rule> = rules.iter().collect();
@@ -115,12 +123,19 @@ fn write_table(f: &mut Formatter<'_>, layout: &Layout<'_>, changes: &Changes) ->
     writeln!(f, "}}")
 }
 
-fn write_set(f: &mut Formatter<'_>, family: Family, id: SetId, items: &[&Item]) -> fmt::Result {
+fn write_set(
+    f: &mut Formatter<'_>,
+    family: Family,
+    id: SetId,
+    items: &[&Item],
+    chains: &Chains,
+) -> fmt::Result {
     let set = &id.spec(family);
     let kind = if set.data.is_some() { "map" } else { "set" };
     writeln!(f, "\n\t{kind} {} {{", set.name)?;
     match (id, set.data) {
-        // `nft` lists types here too, but to load the rules it wants to hear of `numgen`, which is none.
+        // `nft` lists types here too, but it takes what `numgen` draws for no mark, and loads the rules
+        // only if the key is told by expressions. To the kernel both are the same bytes.
         (SetId::Endpoints(..), Some(SetData::Value(data))) => {
             writeln!(f, "\t\ttypeof {} : {}", Selectors(set.key), Selectors(data))?;
         }
@@ -142,7 +157,7 @@ fn write_set(f: &mut Formatter<'_>, family: Family, id: SetId, items: &[&Item]) 
     if let ([DataType::Ipv4Addr | DataType::Ipv6Addr], true) = (set.key, set.interval) {
         write_elements(f, ranges(items))?;
     } else {
-        write_elements(f, items.iter().map(|item| ElementText { set, item }))?;
+        write_elements(f, items.iter().map(|item| ElementText { set, item, chains }))?;
     }
     writeln!(f, "\t}}")
 }
@@ -186,17 +201,22 @@ fn write_elements(
 struct ElementText<'a> {
     set: &'a Set<'a>,
     item: &'a Item,
+    chains: &'a Chains,
 }
 
 impl Display for ElementText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let ElementText { set, item } = self;
+        let ElementText { set, item, chains } = self;
         write!(f, "{}", Fields(set.key, item.key.as_slice()))?;
         if item.free_bits > 0 {
             let bits = set.key.last().map_or(0, |last| last.length() * 8);
             write!(f, "/{}", bits.saturating_sub(item.free_bits.into()))?;
         }
         match (&item.data, set.data) {
+            (Data::Goto(target), Some(SetData::Value(types))) => {
+                let number = chains.number(*target).unwrap_or_default();
+                write!(f, " : {}", Fields(types, &number.to_ne_bytes()))
+            }
             (Data::Goto(target), _) => write!(f, " : goto {target}"),
             (Data::Value(bytes), Some(SetData::Value(types))) => {
                 write!(f, " : {}", Fields(types, bytes.as_slice()))

@@ -210,34 +210,31 @@ impl Machine {
 
     fn compare(&self, operation: Compare, register: Register, value: &[u8]) -> String {
         let loaded = self.registers.get(&register.0).map(|loaded| &loaded.value);
-        let not = if operation == Compare::NotEqual { "!= " } else { "" };
+        let unequal = operation == Compare::NotEqual;
+        let not = if unequal { "!= " } else { "" };
         match loaded {
+            None | Some(Value::Constant(_)) => unknown(register),
             Some(Value::Words { text, meaning }) => {
                 format!("{text} {not}{}", constant(*meaning, value))
             }
-            // Any of these bits.
-            Some(Value::Bits {
-                text,
-                meaning: meaning @ (Meaning::State | Meaning::Status),
-                mask,
-                xor,
-            }) if operation == Compare::NotEqual && is_zero(value) && is_zero(xor) => {
-                format!("{text} {}", constant(*meaning, mask))
+            Some(Value::Bits { text, meaning, mask, xor }) => {
+                use DataType::{Ipv4Addr, Ipv6Addr};
+                let number = constant(*meaning, value);
+                let length = prefix_length(mask).filter(|_| is_zero(xor));
+                let any = unequal && is_zero(value) && is_zero(xor);
+                match (meaning, length) {
+                    (Meaning::State | Meaning::Status, _) if any => {
+                        format!("{text} {}", constant(*meaning, mask))
+                    }
+                    (Meaning::Field(Ipv4Addr | Ipv6Addr), Some(length)) => {
+                        format!("{text} {not}{number}/{length}")
+                    }
+                    _ => {
+                        let operator = if unequal { "!=" } else { "==" };
+                        format!("{} {operator} {number}", self.text(register, *meaning))
+                    }
+                }
             }
-            Some(Value::Bits { text, meaning, mask, xor })
-                if matches!(meaning, Meaning::Field(DataType::Ipv4Addr | DataType::Ipv6Addr))
-                    && is_zero(xor)
-                    && prefix_length(mask).is_some() =>
-            {
-                let length = prefix_length(mask).unwrap_or_default();
-                format!("{text} {not}{}/{length}", constant(*meaning, value))
-            }
-            Some(Value::Bits { meaning, .. }) => {
-                let operator = if operation == Compare::NotEqual { "!=" } else { "==" };
-                let left = self.text(register, *meaning);
-                format!("{left} {operator} {}", constant(*meaning, value))
-            }
-            _ => unknown(register),
         }
     }
 

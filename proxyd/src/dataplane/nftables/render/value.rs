@@ -20,6 +20,7 @@ impl Display for Types<'_> {
             DataType::InetProto => "inet_proto",
             DataType::InetService => "inet_service",
             DataType::Mark => "mark",
+            DataType::ClassId => "classid",
             DataType::IfName => "ifname",
         })
     }
@@ -37,6 +38,7 @@ impl Display for Selectors<'_> {
             DataType::InetProto => "meta l4proto",
             DataType::InetService => "th dport",
             DataType::Mark => "numgen random mod 65536",
+            DataType::ClassId => "meta priority",
             DataType::IfName => "iifname",
         })
     }
@@ -84,6 +86,10 @@ fn write_field(f: &mut Formatter<'_>, field: DataType, bytes: &[u8]) -> fmt::Res
         },
         (DataType::InetService, &[high, low]) => u16::from_be_bytes([high, low]).fmt(f),
         (DataType::Mark, &[a, b, c, d]) => write!(f, "{:#010x}", u32::from_ne_bytes([a, b, c, d])),
+        (DataType::ClassId, &[a, b, c, d]) => {
+            let handle = u32::from_ne_bytes([a, b, c, d]);
+            write!(f, "{:x}:{:x}", handle >> 16, handle & 0xffff)
+        }
         (DataType::EtherAddr, &[a, b, c, d, e, g]) => MacAddress([a, b, c, d, e, g]).fmt(f),
         (DataType::IfName, _) => {
             let name = String::from_utf8_lossy(bytes);
