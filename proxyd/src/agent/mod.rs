@@ -138,7 +138,10 @@ impl Agent {
             let changes = self.overlay.converge(&mut self.routes, &plan)?;
             if !changes.is_empty() {
                 let entries = changes.entries();
-                tracing::info!("pods of {} other nodes: {entries} routes and entries changed", peers.len() - 1);
+                tracing::info!(
+                    "pods of {} other nodes: {entries} routes and entries changed",
+                    peers.len() - 1
+                );
             }
         }
         let text = conflist(network, node_name, own, cluster_cidrs);

@@ -10,9 +10,9 @@ use netlink::conntrack::Conntrack;
 use netlink::{Error, Family, Result};
 
 use super::counters::Owners;
-use crate::agent::ToAgent;
 use super::node;
 use super::{Event, Queue, Shared, conntrack, drift, leftovers};
+use crate::agent::ToAgent;
 use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};

@@ -279,7 +279,9 @@ fn object_name(kind: &str, document: &api::Document) -> Option<ObjectName> {
     let name = metadata.name.as_deref()?.into();
     let namespace = || metadata.namespace.as_deref().unwrap_or("default").into();
     Some(match kind {
-        "Service" => ObjectName::Service(crate::cluster::ServiceName { namespace: namespace(), name }),
+        "Service" => {
+            ObjectName::Service(crate::cluster::ServiceName { namespace: namespace(), name })
+        }
         "EndpointSlice" => {
             ObjectName::Slice(crate::cluster::SliceName { namespace: namespace(), name })
         }

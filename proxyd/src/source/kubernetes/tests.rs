@@ -95,7 +95,11 @@ fn a_broken_object_keeps_its_last_good_state_and_is_reported() {
     let update = source.update(changes);
     let problems = update.problems.unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].to_string().starts_with("EndpointSlice x: apiVersion: "), "{}", problems[0]);
+    assert!(
+        problems[0].to_string().starts_with("EndpointSlice x: apiVersion: "),
+        "{}",
+        problems[0]
+    );
     // It is over once the object is gone.
     let mut changes = Vec::new();
     source.take(Seen { kind: "EndpointSlice", what: What::Gone(broken) }, &mut changes);
