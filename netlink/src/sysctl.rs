@@ -2,13 +2,24 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where `/proc/sys` is, for all of this process: in a container its own may be read-only while the
+/// host's is mounted elsewhere. Only the first call counts, and only before any setting is read.
+pub fn set_root(path: PathBuf) {
+    ROOT.get_or_init(|| path);
+}
+
 fn path(name: &str) -> String {
-    format!("/proc/sys/{name}")
+    let root = ROOT.get_or_init(|| "/proc/sys".into());
+    root.join(name).display().to_string()
 }
 
 fn failed(operation: &str, name: &str, error: &io::Error) -> Error {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod cluster;
 pub mod commands;
 pub mod config;

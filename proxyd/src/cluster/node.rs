@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netlink::Prefix;
+use netlink::{MacAddress, Prefix};
 
 /// What the daemon needs to know of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,10 @@ pub struct Node {
     pub pod_cidrs: Vec<Prefix>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Annotation `viaduct.io/address`: where the overlay reaches it, if not at its first address.
+    pub overlay_address: Option<IpAddr>,
+    /// Annotation `viaduct.io/vtep-mac`: the Ethernet address of its tunnel end, if not the derived one.
+    pub vtep_mac: Option<MacAddress>,
     /// Whether it is being removed: deleted, or tainted `ToBeDeletedByClusterAutoscaler`.
     pub going_away: bool,
 }

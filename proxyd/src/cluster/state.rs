@@ -32,6 +32,8 @@ pub struct Dirty {
     pub removal: bool,
     /// Whether what is known of this node changed.
     pub node: bool,
+    /// Whether any node changed.
+    pub nodes: bool,
     /// Whether the ranges of ClusterIPs changed.
     pub service_cidrs: bool,
     /// Changes of Services and of EndpointSlices.
@@ -43,7 +45,7 @@ pub struct Dirty {
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.node && !self.service_cidrs
+        self.services.is_empty() && !self.node && !self.nodes && !self.service_cidrs
     }
 }
 
@@ -136,7 +138,11 @@ impl Cluster {
     }
 
     fn apply_node(&mut self, name: Arc<str>, node: Option<Node>) {
-        if name == self.node_name && self.nodes.get(&name) != node.as_ref() {
+        if self.nodes.get(&name) == node.as_ref() {
+            return;
+        }
+        self.dirty.nodes = true;
+        if name == self.node_name {
             self.dirty.node = true;
             let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
             if zone(self.nodes.get(&name)) != zone(node.as_ref()) {
@@ -187,6 +193,11 @@ impl Cluster {
     /// Its name.
     pub fn node_name(&self) -> &Arc<str> {
         &self.node_name
+    }
+
+    /// All nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+        self.nodes.iter()
     }
 
     /// A node.

@@ -1,6 +1,10 @@
 //! Logs go to standard error, as text or JSON.
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Log;
 
@@ -11,11 +15,16 @@ pub(super) fn start(log: &Log) {
         4..=5 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false);
+    // What the libraries have to say is for who looks for faults in them.
+    let others = if level == LevelFilter::TRACE { level } else { LevelFilter::ERROR };
+    let own = ["proxyd", "overlay", "netlink"].map(|name| (name, level));
+    let filter = Targets::new().with_targets(own).with_default(others);
+    let text = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry();
     // Somebody else may have started logging already, in tests.
-    let _ = if log.json { builder.json().try_init() } else { builder.try_init() };
+    let _ = if log.json {
+        registry.with(text().json().with_filter(filter)).try_init()
+    } else {
+        registry.with(text().with_ansi(false).with_filter(filter)).try_init()
+    };
 }

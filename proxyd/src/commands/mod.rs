@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod explain;
+mod install;
 mod logging;
 mod render;
 mod status;
@@ -39,6 +40,8 @@ enum Command {
     },
     /// Tell what becomes of a connection, and which rule says so
     Explain(explain::Question),
+    /// Write the CNI plugin onto a host, or remove it and its configuration
+    Install(install::Options),
     /// Remove everything that any mode of proxyd, or kube-proxy, left in the kernel
     Cleanup,
 }
@@ -51,6 +54,7 @@ pub fn main() -> Result<()> {
         Command::Render(flags) => render::render(&load(&flags)?),
         Command::Status { server } => status::status(&server),
         Command::Explain(question) => explain::explain(&question),
+        Command::Install(options) => install::install(&options),
         Command::Cleanup => cleanup::cleanup(),
     }
 }
@@ -69,6 +73,9 @@ fn run(flags: &Flags) -> Result<()> {
         return cleanup::cleanup();
     }
     let config = load(flags)?;
+    if let Some(root) = &config.proc_sys {
+        netlink::sysctl::set_root(root.clone());
+    }
     if let Some(file) = &flags.write_config_to {
         return write_config(&config, file);
     }

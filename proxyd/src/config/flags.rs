@@ -189,6 +189,13 @@ pub struct Flags {
     #[arg(long, value_name = "RANGE", hide = true)]
     pub proxy_port_range: Option<String>,
 
+    /// Keep the pod network of this node too: routes to the other nodes' pods, the plugin's configuration
+    #[arg(long, value_name = "FILE")]
+    pub network_config: Option<PathBuf>,
+    /// Where /proc/sys can be written, as in a container that has the host's at another place
+    #[arg(long, value_name = "DIR")]
+    pub proc_sys: Option<PathBuf>,
+
     /// How much is logged, from 0
     #[arg(short = 'v', long = "v", value_name = "N", allow_negative_numbers = true)]
     pub verbosity: Option<i64>,

@@ -84,6 +84,10 @@ pub struct Config {
     pub source: SourceConfig,
     /// How to talk to the API server.
     pub client: Client,
+    /// `network.yaml`, where the daemon keeps the pod network too.
+    pub network_config: Option<PathBuf>,
+    /// Where `/proc/sys` can be written, if not there.
+    pub proc_sys: Option<PathBuf>,
     /// Whether to sync once and exit.
     pub oneshot: bool,
     /// Whether to do only the set-up that needs full privileges, then exit.

@@ -72,6 +72,8 @@ pub(super) fn validate(
         log: log(&settings.log)?,
         source: source(flags, &settings.client, warnings)?,
         client: client(flags, &settings.client)?,
+        network_config: flags.network_config.clone(),
+        proc_sys: flags.proc_sys.clone(),
         oneshot: flags.oneshot.unwrap_or(false),
         init_only: flags.init_only.unwrap_or(false),
     })

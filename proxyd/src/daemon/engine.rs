@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use netlink::{Error, Family, Result};
 use super::counters::Owners;
 use super::node;
 use super::{Event, Queue, Shared, conntrack, drift, leftovers};
+use crate::agent::ToAgent;
 use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
@@ -52,6 +54,8 @@ pub struct Engine {
     syncs: u64,
     /// Whether changes that others make are told by the kernel.
     listening: bool,
+    /// Who keeps the routes between nodes, if we do.
+    agent: Option<ToAgent>,
     /// Health checks of Services that have one.
     health_checks: BTreeMap<ServiceName, (u16, ServiceHealth)>,
     /// When sums over everything are told anew: not at every sync, since they cost what exists.
@@ -81,11 +85,25 @@ impl Engine {
             triggers: Vec::new(),
             syncs: 0,
             listening: false,
+            agent: None,
             health_checks: BTreeMap::new(),
             sums_at: None,
             config,
             shared,
         })
+    }
+
+    /// Tells this agent of all nodes, once Services are in place and whenever a node changes.
+    pub fn set_agent(&mut self, agent: ToAgent) {
+        self.agent = Some(agent);
+    }
+
+    fn tell_agent(&self) {
+        if let Some(agent) = &self.agent {
+            let nodes = self.cluster.nodes().map(|(name, node)| (Arc::clone(name), node.clone()));
+            // It ends with the daemon alone.
+            let _ = agent.send(nodes.collect());
+        }
     }
 
     /// See [`Nftables::port`].
@@ -264,8 +282,15 @@ impl Engine {
             self.nft.apply(&delta, &nodes, started)
         };
         let took = started.elapsed();
+        if dirty.nodes && self.syncs > 0 {
+            self.tell_agent();
+        }
         match outcome {
             Ok(written) => {
+                if self.syncs == 0 {
+                    self.shared.health.set_part("services", Ok(()));
+                    self.tell_agent();
+                }
                 self.committed(&dirty, full, took, &written);
                 self.tell_drift(&drift, &written);
                 self.after_commit(&delta, full, &nodes, &dirty, &planned);

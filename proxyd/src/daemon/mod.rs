@@ -19,13 +19,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::agent::{self, ToAgent};
 use crate::cluster::ServicePortName;
-use crate::config::{Config, Mode, SourceConfig};
+use crate::config::{Config, LocalDetection, Mode, SourceConfig};
 use crate::dataplane;
 use crate::dataplane::nftables::FAMILIES;
 use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
 use crate::service::FrontendKey;
-use crate::source::{Manifests, Source, Update};
+use crate::source::{Access, Kubernetes, Manifests, Source, Update};
 use engine::Engine;
 use status::Status;
 
@@ -89,11 +90,13 @@ impl Shared {
 
 /// Opens the source that is configured.
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
+    let kubernetes = |access| -> Result<Box<dyn Source>> {
+        Ok(Box::new(Kubernetes::open(access, config.client.master.as_deref())?))
+    };
     match &config.source {
         SourceConfig::Manifests(folder) => Ok(Box::new(Manifests::open(folder)?)),
-        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster => {
-            bail!("the API server as source is not built yet: use --manifests DIR")
-        }
+        SourceConfig::Kubeconfig(file) => kubernetes(Access::Kubeconfig(file)),
+        SourceConfig::InCluster => kubernetes(Access::InCluster),
     }
 }
 
@@ -130,10 +133,14 @@ pub fn oneshot(config: &Config) -> Result<()> {
 pub fn run(config: &Config) -> Result<()> {
     check_mode(config)?;
     let shared = Shared::new(config);
+    shared.health.set_part("services", Err("not programmed yet".to_owned()));
     node::prepare(config);
     let source = open_source(config)?;
     let (events, queue) = channel();
-    let engine = Engine::new(config.clone(), shared.clone())?;
+    let mut engine = Engine::new(config.clone(), shared.clone())?;
+    if let Some(agent) = start_agent(config, &shared)? {
+        engine.set_agent(agent);
+    }
     let port = engine.port()?;
     let dataplane = std::thread::Builder::new()
         .name("dataplane".into())
@@ -157,6 +164,22 @@ pub fn run(config: &Config) -> Result<()> {
     let _ = events.send(Event::Stop);
     let _ = dataplane.join();
     outcome
+}
+
+fn start_agent(config: &Config, shared: &Shared) -> Result<Option<ToAgent>> {
+    let Some(file) = &config.network_config else { return Ok(None) };
+    let cluster_cidrs = match &config.local_detection {
+        LocalDetection::ClusterCidr(cidrs) => cidrs.clone(),
+        _ => Vec::new(),
+    };
+    let settings = agent::Settings {
+        network: agent::Network::read(file)?,
+        node_name: node::name(config),
+        cluster_cidrs,
+        status: Arc::clone(&shared.status),
+        health: shared.health.clone(),
+    };
+    agent::start(settings).map(Some)
 }
 
 /// The queue, together with what is needed to listen for drift once the first state is in place.

@@ -122,6 +122,16 @@ const CONNTRACK_CEILING: u32 = 1 << 20;
 pub fn prepare(config: &Config) {
     ensure("net/ipv4/ip_forward", "1");
     ensure("net/ipv6/conf/all/forwarding", "1");
+    // Packets between two pods of one bridge are translated back only if they pass the IP layer's hooks.
+    for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
+        if config.network_config.is_some() {
+            ensure(name, "1");
+        } else if sysctl::read(name).is_ok_and(|value| value == "0") {
+            tracing::warn!(
+                "{name} is 0: a pod does not reach a Service by way of a pod on the same bridge; set it to 1 if pods are attached to bridges"
+            );
+        }
+    }
     let conntrack = &config.conntrack;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     if conntrack.max_per_core > 0 {

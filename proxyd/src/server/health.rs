@@ -30,6 +30,8 @@ struct Shared {
 struct State {
     node_eligible: bool,
     families: BTreeMap<Family, Progress>,
+    /// Parts that are not in place, and why.
+    missing: BTreeMap<&'static str, String>,
 }
 
 #[derive(Default)]
@@ -82,7 +84,7 @@ impl Health {
     /// [`Health::new`] with another clock.
     pub fn with_clock(families: &[Family], sync_period: Duration, clock: Clock) -> Health {
         let families = families.iter().map(|&family| (family, Progress::default())).collect();
-        let state = Mutex::new(State { node_eligible: true, families });
+        let state = Mutex::new(State { node_eligible: true, families, missing: BTreeMap::new() });
         Health { shared: Arc::new(Shared { timeout: sync_period * 2, clock, state }) }
     }
 
@@ -112,6 +114,21 @@ impl Health {
     pub fn is_healthy(&self) -> bool {
         let now = (self.shared.clock)();
         self.state().families.values().all(|progress| self.keeps_up(progress, now))
+    }
+
+    /// Says whether a part of what the daemon does is in place, and if not, why. Parts that were never
+    /// told of are not waited for.
+    pub fn set_part(&self, part: &'static str, state: Result<(), String>) {
+        let missing = &mut self.state().missing;
+        match state {
+            Ok(()) => missing.remove(part),
+            Err(why) => missing.insert(part, why),
+        };
+    }
+
+    /// What /readyz answers: parts that are not in place, with the reason.
+    pub fn missing(&self) -> Vec<String> {
+        self.state().missing.iter().map(|(part, why)| format!("{part}: {why}")).collect()
     }
 
     /// What /healthz answers: the proxy and the node.

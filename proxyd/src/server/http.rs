@@ -38,8 +38,9 @@ pub struct ServeError {
     source: io::Error,
 }
 
-/// /healthz and /livez, and their counters.
+/// /healthz and /livez, and their counters; /readyz, which says whether everything is in place.
 pub fn health_router(health: Health, metrics: Metrics) -> Router {
+    let ready = health.clone();
     let (healthz, livez) = ((health.clone(), metrics.clone()), (health, metrics));
     let healthz = move || async move {
         let (health, metrics) = healthz;
@@ -49,7 +50,16 @@ pub fn health_router(health: Health, metrics: Metrics) -> Router {
         let (health, metrics) = livez;
         report(&health.livez(), |code| metrics.livez_answered(code))
     };
-    Router::new().route("/healthz", get(healthz)).route("/livez", get(livez))
+    let readyz = move || async move {
+        match ready.missing() {
+            missing if missing.is_empty() => (StatusCode::OK, [NO_SNIFF], "ok\n".to_owned()),
+            missing => (StatusCode::SERVICE_UNAVAILABLE, [NO_SNIFF], missing.join("\n") + "\n"),
+        }
+    };
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
 }
 
 fn report(report: &HealthReport, count: impl Fn(u16)) -> Response {

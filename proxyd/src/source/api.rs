@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// A document of any kind.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Document {
     /// `v1`, `discovery.k8s.io/v1`, …
@@ -31,7 +31,7 @@ pub struct Document {
 }
 
 /// `metadata`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Name.
@@ -59,7 +59,7 @@ impl Metadata {
 }
 
 /// `spec`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Spec {
     // Service
@@ -89,7 +89,7 @@ pub struct Spec {
 }
 
 /// `spec.ports[]` of a Service.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     pub(super) name: Option<String>,
@@ -99,7 +99,7 @@ pub struct ServicePort {
 }
 
 /// `spec.sessionAffinityConfig`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AffinityConfig {
     #[serde(rename = "clientIP")]
@@ -107,21 +107,21 @@ pub struct AffinityConfig {
 }
 
 /// `spec.sessionAffinityConfig.clientIP`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIpConfig {
     pub(super) timeout_seconds: Option<i64>,
 }
 
 /// `spec.taints[]`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Taint {
     pub(super) key: Option<String>,
 }
 
 /// `status`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
     pub(super) load_balancer: Option<LoadBalancer>,
@@ -129,14 +129,14 @@ pub struct Status {
 }
 
 /// `status.loadBalancer`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct LoadBalancer {
     pub(super) ingress: Option<Vec<Ingress>>,
 }
 
 /// `status.loadBalancer.ingress[]`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ingress {
     pub(super) ip: Option<String>,
@@ -144,7 +144,7 @@ pub struct Ingress {
 }
 
 /// `status.addresses[]`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NodeAddress {
     pub(super) r#type: Option<String>,
@@ -152,7 +152,7 @@ pub struct NodeAddress {
 }
 
 /// `endpoints[]` of an EndpointSlice.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     pub(super) addresses: Option<Vec<String>>,
@@ -162,7 +162,7 @@ pub struct Endpoint {
 }
 
 /// `endpoints[].conditions`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Conditions {
     pub(super) ready: Option<bool>,
@@ -171,7 +171,7 @@ pub struct Conditions {
 }
 
 /// `endpoints[].hints`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hints {
     pub(super) for_zones: Option<Vec<Named>>,
@@ -179,14 +179,14 @@ pub struct Hints {
 }
 
 /// A reference by name.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Named {
     pub(super) name: Option<String>,
 }
 
 /// `ports[]` of an EndpointSlice.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct EndpointPort {
     pub(super) name: Option<String>,

@@ -101,6 +101,17 @@ impl Faults {
         value
     }
 
+    fn annotation<T>(
+        &mut self,
+        metadata: &api::Metadata,
+        name: &str,
+        what: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = metadata.annotation(name).filter(|text| !text.is_empty())?;
+        self.parse(|| format!("metadata.annotations[{name}]"), text, what, parse)
+    }
+
     fn port(&mut self, field: impl FnOnce() -> String, number: i64) -> Option<u16> {
         let port = u16::try_from(number).ok().filter(|port| *port != 0);
         if port.is_none() {
@@ -447,6 +458,10 @@ fn node(
         (None, Some(cidr)) => faults.prefixes("spec.podCIDR", std::slice::from_ref(cidr)),
         (None, None) => Vec::new(),
     };
+    let overlay_address =
+        faults.annotation(metadata, "viaduct.io/address", "an IP address", |t| t.parse().ok());
+    let vtep_mac =
+        faults.annotation(metadata, "viaduct.io/vtep-mac", "a MAC address", |t| t.parse().ok());
     let taint = |taint: &api::Taint| taint.key.as_deref() == Some("ToBeDeletedByClusterAutoscaler");
     Node {
         addresses: parsed.concat(),
@@ -455,6 +470,8 @@ fn node(
             .label("topology.kubernetes.io/zone")
             .filter(|zone| !zone.is_empty())
             .map(|zone| names.intern(zone)),
+        overlay_address,
+        vtep_mac,
         going_away: metadata.deletion_timestamp.is_some()
             || spec.taints.iter().flatten().any(taint),
     }

@@ -8,9 +8,11 @@ mod api_time;
 mod convert;
 mod documents;
 mod folder;
+mod kubernetes;
 mod manifests;
 mod problem;
 
+pub use kubernetes::{Access, Kubernetes};
 pub use manifests::Manifests;
 pub use problem::{Place, Problem};
 

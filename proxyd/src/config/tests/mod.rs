@@ -147,6 +147,8 @@ fn without_any_setting_the_defaults_are_kube_proxys() {
             qps: 5.0,
             burst: 10,
         },
+        network_config: None,
+        proc_sys: None,
         oneshot: false,
         init_only: false,
     };
@@ -229,6 +231,8 @@ fn every_field_is_read() {
             qps: 7.5,
             burst: 8,
         },
+        network_config: None,
+        proc_sys: None,
         oneshot: false,
         init_only: false,
     };

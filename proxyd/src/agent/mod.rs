@@ -1,0 +1,181 @@
+//! The node agent: routes to every other node's pods, and the plugin's configuration on this node.
+//!
+//! - `config`: `network.yaml`; `peers`: nodes as the overlay takes them
+//! - `conflist`: what the plugin is told; `install`: files on the host
+//! - `socket`: answers the plugin
+//!
+//! One thread owns all of it. It is told of all nodes whenever one changes, and looks for itself once a
+//! minute whether somebody else changed the routes.
+
+mod config;
+mod conflist;
+pub mod install;
+mod peers;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use netlink::{Prefix, RouteSocket};
+use overlay::{Overlay, Underlay};
+
+pub use config::{Backend, Network};
+pub use conflist::conflist;
+
+use crate::cluster::Node;
+use crate::daemon::status::Status;
+use crate::server::Health;
+
+/// How often the kernel is compared in full.
+const CHECK: Duration = Duration::from_secs(60);
+/// A failed attempt is repeated after this time.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// All nodes of the cluster, by name.
+pub type Nodes = BTreeMap<Arc<str>, Node>;
+
+/// Tells the agent of nodes.
+pub type ToAgent = Sender<Nodes>;
+
+/// What the agent needs to know besides the nodes.
+pub struct Settings {
+    /// `network.yaml`.
+    pub network: Network,
+    /// This node's name.
+    pub node_name: Arc<str>,
+    /// Addresses of all pods, which are not masqueraded.
+    pub cluster_cidrs: Vec<Prefix>,
+    /// What `/status` tells.
+    pub status: Arc<Status>,
+    /// What `/readyz` tells.
+    pub health: Health,
+}
+
+/// Starts the agent in the calling thread's network namespace.
+pub fn start(settings: Settings) -> Result<ToAgent> {
+    let routes = RouteSocket::open()?;
+    settings.health.set_part("network", Err("the nodes are not known yet".to_owned()));
+    let ready = socket::Ready::default();
+    socket::serve(&settings.network.daemon_socket, ready.clone())
+        .with_context(|| format!("listen at {}", settings.network.daemon_socket.display()))?;
+    let (nodes, queue) = channel();
+    let agent = Agent {
+        settings,
+        routes,
+        overlay: Overlay::default(),
+        ready,
+        told: None,
+        node: Nodes::new(),
+        written: None,
+    };
+    std::thread::Builder::new()
+        .name("agent".into())
+        .spawn(move || agent.run(&queue))
+        .context("start the agent's thread")?;
+    Ok(nodes)
+}
+
+struct Agent {
+    settings: Settings,
+    routes: RouteSocket,
+    overlay: Overlay,
+    ready: socket::Ready,
+    /// What is wrong, as it was told last.
+    told: Option<String>,
+    node: Nodes,
+    /// The plugin's configuration as it was written last, and where.
+    written: Option<(PathBuf, String)>,
+}
+
+impl Agent {
+    fn run(mut self, queue: &Receiver<Nodes>) {
+        let mut next = None;
+        loop {
+            let now = Instant::now();
+            let wait = next.map_or(CHECK, |at: Instant| at.saturating_duration_since(now));
+            match queue.recv_timeout(wait) {
+                Ok(nodes) => self.node = queue.try_iter().last().unwrap_or(nodes),
+                Err(RecvTimeoutError::Timeout) => self.overlay.forget(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.node.is_empty() {
+                continue;
+            }
+            let outcome = self.converge();
+            next = Some(Instant::now() + if outcome.is_ok() { CHECK } else { RETRY });
+            self.tell(outcome);
+        }
+    }
+
+    /// Routes first: no pod starts on a node that cannot reach the others.
+    fn converge(&mut self) -> Result<()> {
+        let Settings { network, node_name, cluster_cidrs, .. } = &self.settings;
+        let own = self.node.get(node_name).with_context(|| {
+            format!("there is no Node {node_name}: is --hostname-override the node's name?")
+        })?;
+        anyhow::ensure!(
+            !own.pod_cidrs.is_empty(),
+            "Node {node_name}: spec.podCIDRs is empty: does the controller manager run with --allocate-node-cidrs?"
+        );
+        anyhow::ensure!(
+            !network.masquerade || !cluster_cidrs.is_empty(),
+            "clusterCIDR (--cluster-cidr) is needed to tell what is not masqueraded; or set masquerade: false"
+        );
+        if let Some(backend) = network.overlay() {
+            let config = overlay::Config {
+                backend,
+                node_name: node_name.to_string(),
+                device: network.device.clone(),
+            };
+            let peers = peers::peers(&self.node, network);
+            let underlay = Underlay::observe(&mut self.routes, &config, &peers)?;
+            let plan = overlay::plan(&config, &peers, &underlay)?;
+            let changes = self.overlay.converge(&mut self.routes, &plan)?;
+            if !changes.is_empty() {
+                let entries = changes.entries();
+                tracing::info!(
+                    "pods of {} other nodes: {entries} routes and entries changed",
+                    peers.len() - 1
+                );
+            }
+        }
+        let text = conflist(network, node_name, own, cluster_cidrs);
+        let path = network.conf_dir.join(&network.conf_name);
+        if self.written.as_ref() != Some(&(path.clone(), text.clone())) {
+            if install::write_if_changed(&path, text.as_bytes(), 0o644)? {
+                tracing::info!("wrote {}", path.display());
+            }
+            self.written = Some((path, text));
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, outcome: Result<()>) {
+        let error = outcome.err().map(|error| format!("{error:#}"));
+        let part = match &error {
+            None => Ok(()),
+            Some(error) => Err(error.clone()),
+        };
+        self.settings.health.set_part("network", part.clone());
+        self.ready.set(part);
+        let state = error.as_deref().unwrap_or("in place");
+        self.settings.status.set("network", state);
+        if error != self.told {
+            match &error {
+                Some(error) => tracing::error!("pod network: {error}; tried again every {RETRY:?}"),
+                None => tracing::info!("pod network: in place"),
+            }
+            self.told = error;
+        }
+    }
+}
+
+/// Addresses of a node that the overlay can use: the annotated one first.
+fn underlay_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    node.overlay_address.into_iter().chain(node.addresses.iter().copied())
+}

@@ -1,0 +1,305 @@
+//! The Kubernetes API as a source: each kind is listed once and watched from there.
+//!
+//! An error changes nothing: what is known stays in force until the server says otherwise. After a gap the
+//! kind is listed anew, and only then is what was not listed taken for gone.
+
+mod object;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::runtime::Runtime;
+
+use super::convert::{self, Object, ObjectName};
+use super::{Problem, Source, SourceError, Update, api};
+use crate::cluster::{Change, Names};
+use watch::{Seen, Watches, What};
+
+/// Whoever moves an endpoint from one slice to another changes two objects in a row: what comes within
+/// this time is one change.
+const TOGETHER: Duration = Duration::from_micros(500);
+/// Events taken in at once.
+const BATCH: usize = 10_000;
+/// Kinds that must have been listed before anything is programmed.
+const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
+
+/// How to reach the API server.
+#[derive(Clone, Copy, Debug)]
+pub enum Access<'a> {
+    /// By a kubeconfig file.
+    Kubeconfig(&'a Path),
+    /// By the pod's service account, and `KUBERNETES_SERVICE_HOST` and `…_PORT`.
+    InCluster,
+}
+
+/// What is known of the objects of a kind.
+#[derive(Default)]
+struct Known {
+    names: HashSet<ObjectName>,
+    /// While all are listed: those that were there so far.
+    listed: Option<HashSet<ObjectName>>,
+    /// Whether they have been listed once.
+    complete: bool,
+    /// The error that was told, until it is over.
+    failed: Option<String>,
+}
+
+/// Objects from an API server.
+pub struct Kubernetes {
+    runtime: Runtime,
+    watches: Watches,
+    known: HashMap<&'static str, Known>,
+    names: Names,
+    service_cidrs: BTreeMap<ObjectName, Vec<netlink::Prefix>>,
+    /// By the object's title.
+    problems: BTreeMap<String, Vec<Problem>>,
+    problems_changed: bool,
+    taken: usize,
+}
+
+impl Kubernetes {
+    /// Prepares everything; the server is first asked in [`Source::read`].
+    pub fn open(access: Access<'_>, server: Option<&str>) -> Result<Kubernetes> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the API client's runtime")?;
+        let mut config = runtime.block_on(config(access))?;
+        if let Some(server) = server {
+            config.cluster_url =
+                server.parse().with_context(|| format!("--master {server:?} is not a URL"))?;
+        }
+        let watches = runtime.block_on(async {
+            let client = Client::try_from(config).context("set the API client up")?;
+            anyhow::Ok(watch::all(&client))
+        })?;
+        Ok(Kubernetes::of(runtime, watches))
+    }
+
+    fn of(runtime: Runtime, watches: Watches) -> Kubernetes {
+        Kubernetes {
+            runtime,
+            watches,
+            known: KINDS.into_iter().map(|kind| (kind, Known::default())).collect(),
+            names: Names::default(),
+            service_cidrs: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            problems_changed: true,
+            taken: 0,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.known.values().all(|known| known.complete)
+    }
+
+    /// Takes one event in.
+    fn take(&mut self, Seen { kind, what }: Seen, changes: &mut Vec<Change>) {
+        let known = self.known.entry(kind).or_default();
+        if !matches!(what, What::Failed(_)) && known.failed.take().is_some() {
+            tracing::info!("{kind}: the API server answers again");
+        }
+        match what {
+            What::ListBegins => known.listed = Some(HashSet::new()),
+            What::ListEnds => {
+                known.complete = true;
+                let listed = known.listed.take().unwrap_or_default();
+                let gone: Vec<ObjectName> = known.names.difference(&listed).cloned().collect();
+                for name in gone {
+                    self.forget(kind, &name, changes);
+                }
+            }
+            What::Is(document) => self.learn(kind, &document, changes),
+            What::Gone(document) => {
+                let title = title(kind, &document);
+                self.problems_changed |= self.problems.remove(&title).is_some();
+                if let Some(name) = object_name(kind, &document) {
+                    self.forget(kind, &name, changes);
+                }
+            }
+            What::Failed(why) => {
+                // An outage is told once, not at every attempt.
+                if known.failed.as_ref() != Some(&why) {
+                    tracing::warn!("{why}; what is known stays in force");
+                    known.failed = Some(why);
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, kind: &'static str, document: &api::Document, changes: &mut Vec<Change>) {
+        let title = title(kind, document);
+        let (object, faults) = match convert::convert(document, &mut self.names) {
+            Ok(converted) => (converted.object, converted.faults),
+            Err(fault) => (None, vec![fault]),
+        };
+        let useless = object.is_none() && !faults.is_empty();
+        let problems: Vec<Problem> = faults
+            .into_iter()
+            .map(|(field, message)| Problem { place: None, object: title.clone(), field, message })
+            .collect();
+        let before = self.problems.remove(&title).unwrap_or_default();
+        self.problems_changed |= before != problems;
+        if !problems.is_empty() {
+            self.problems.insert(title, problems);
+        }
+        let Some(known) = self.known.get_mut(kind) else { return };
+        let Some((name, content)) = object else {
+            if let Some(name) = object_name(kind, document) {
+                if useless {
+                    // Its last good state stays in force.
+                    let had_it = known.names.contains(&name);
+                    if let (true, Some(listed)) = (had_it, &mut known.listed) {
+                        listed.insert(name);
+                    }
+                } else {
+                    self.forget(kind, &name, changes);
+                }
+            }
+            return;
+        };
+        if let Some(listed) = &mut known.listed {
+            listed.insert(name.clone());
+        }
+        known.names.insert(name.clone());
+        changes.push(match (name, content) {
+            (ObjectName::Service(key), Object::Service(service)) => {
+                Change::Service(key, Some(service))
+            }
+            (ObjectName::Slice(key), Object::Slice(slice)) => Change::Slice(key, Some(slice)),
+            (ObjectName::Node(key), Object::Node(node)) => Change::Node(key, Some(node)),
+            (name @ ObjectName::ServiceCidr(_), Object::ServiceCidr(cidrs)) => {
+                self.service_cidrs.insert(name, cidrs);
+                self.all_service_cidrs()
+            }
+            (name, _) => name.gone(),
+        });
+    }
+
+    fn forget(&mut self, kind: &'static str, name: &ObjectName, changes: &mut Vec<Change>) {
+        let Some(known) = self.known.get_mut(kind) else { return };
+        if !known.names.remove(name) {
+            return;
+        }
+        changes.push(match name {
+            ObjectName::ServiceCidr(_) => {
+                self.service_cidrs.remove(name);
+                self.all_service_cidrs()
+            }
+            other => other.gone(),
+        });
+    }
+
+    fn all_service_cidrs(&self) -> Change {
+        let mut all: Vec<_> = self.service_cidrs.values().flatten().copied().collect();
+        all.sort();
+        all.dedup();
+        Change::ServiceCidrs(all)
+    }
+
+    fn update(&mut self, changes: Vec<Change>) -> Update {
+        self.taken += changes.len();
+        if self.taken > self.known.values().map(|known| known.names.len()).sum() {
+            self.names.shrink();
+            self.taken = 0;
+        }
+        let changed = std::mem::take(&mut self.problems_changed);
+        let problems = changed.then(|| self.problems.values().flatten().cloned().collect());
+        Update { changes, problems }
+    }
+
+    /// The next event, and all that come right after it.
+    fn next_batch(&mut self) -> Result<Vec<Seen>, SourceError> {
+        let Kubernetes { runtime, watches, .. } = self;
+        let batch = runtime.block_on(async {
+            let mut batch: Vec<Seen> = watches.next().await.into_iter().collect();
+            while batch.len() < BATCH {
+                match tokio::time::timeout(TOGETHER, watches.next()).await {
+                    Ok(Some(seen)) => batch.push(seen),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            batch
+        });
+        if batch.is_empty() {
+            let error = std::io::ErrorKind::UnexpectedEof.into();
+            return Err(SourceError { what: "watch the API server".to_owned(), error });
+        }
+        Ok(batch)
+    }
+}
+
+impl Source for Kubernetes {
+    fn read(&mut self) -> Result<Update, SourceError> {
+        let mut changes = Vec::new();
+        while !self.is_complete() {
+            for seen in self.next_batch()? {
+                self.take(seen, &mut changes);
+            }
+        }
+        Ok(self.update(changes))
+    }
+
+    fn wait(&mut self) -> Result<Update, SourceError> {
+        loop {
+            let mut changes = Vec::new();
+            for seen in self.next_batch()? {
+                self.take(seen, &mut changes);
+            }
+            if !changes.is_empty() || self.problems_changed {
+                return Ok(self.update(changes));
+            }
+        }
+    }
+}
+
+async fn config(access: Access<'_>) -> Result<Config> {
+    match access {
+        Access::Kubeconfig(file) => {
+            let failed = || format!("kubeconfig {}", file.display());
+            let kubeconfig = Kubeconfig::read_from(file).with_context(failed)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .with_context(failed)
+        }
+        Access::InCluster => Config::incluster_env().context(
+            "no --kubeconfig and no --manifests, and this is no pod with a service account",
+        ),
+    }
+}
+
+fn object_name(kind: &str, document: &api::Document) -> Option<ObjectName> {
+    let metadata = document.metadata.as_ref()?;
+    let name = metadata.name.as_deref()?.into();
+    let namespace = || metadata.namespace.as_deref().unwrap_or("default").into();
+    Some(match kind {
+        "Service" => {
+            ObjectName::Service(crate::cluster::ServiceName { namespace: namespace(), name })
+        }
+        "EndpointSlice" => {
+            ObjectName::Slice(crate::cluster::SliceName { namespace: namespace(), name })
+        }
+        "Node" => ObjectName::Node(name),
+        "ServiceCIDR" => ObjectName::ServiceCidr(name),
+        _ => return None,
+    })
+}
+
+fn title(kind: &str, document: &api::Document) -> String {
+    let metadata = document.metadata.as_ref();
+    let name = metadata.and_then(|metadata| metadata.name.as_deref()).unwrap_or_default();
+    match metadata.and_then(|metadata| metadata.namespace.as_deref()) {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

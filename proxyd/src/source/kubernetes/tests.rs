@@ -1,0 +1,107 @@
+//! What becomes of lists, watches and their errors, without a server.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn document(value: &Value) -> Box<api::Document> {
+    Box::new(serde_json::from_value(value.clone()).unwrap())
+}
+
+fn service(name: &str, ip: &str) -> Box<api::Document> {
+    document(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": [{"port": 80}]},
+    }))
+}
+
+fn is(name: &str, ip: &str) -> What {
+    What::Is(service(name, ip))
+}
+
+fn source(events: Vec<What>) -> Kubernetes {
+    let others = KINDS.into_iter().filter(|kind| *kind != "Service").flat_map(|kind| {
+        [Seen { kind, what: What::ListBegins }, Seen { kind, what: What::ListEnds }]
+    });
+    let services = events.into_iter().map(|what| Seen { kind: "Service", what });
+    let all: Vec<Seen> = others.chain(services).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)))
+}
+
+/// Services as they come (`+`) and go (`-`).
+fn services(update: &Update) -> Vec<String> {
+    let told = update.changes.iter().filter_map(|change| match change {
+        Change::Service(name, Some(service)) => {
+            Some(format!("+{} {}", name.name, service.cluster_ips[0]))
+        }
+        Change::Service(name, None) => Some(format!("-{}", name.name)),
+        _ => None,
+    });
+    told.collect()
+}
+
+fn read(events: Vec<What>) -> Update {
+    source(events).read().unwrap()
+}
+
+#[test]
+fn what_is_not_listed_any_more_is_gone() {
+    let update = read(vec![
+        What::ListBegins,
+        is("a", "10.96.0.1"),
+        is("b", "10.96.0.2"),
+        What::ListEnds,
+        What::ListBegins,
+        is("b", "10.96.0.3"),
+        What::ListEnds,
+    ]);
+    assert_eq!(services(&update), ["+a 10.96.0.1", "+b 10.96.0.2", "+b 10.96.0.3", "-a"]);
+}
+
+#[test]
+fn nothing_is_gone_while_a_list_is_not_complete() {
+    let update = read(vec![
+        What::ListBegins,
+        is("a", "10.96.0.1"),
+        What::ListEnds,
+        What::Failed("cut".into()),
+        What::ListBegins,
+        What::Failed("cut again".into()),
+        What::ListBegins,
+        is("a", "10.96.0.1"),
+        What::ListEnds,
+        What::Gone(service("a", "10.96.0.1")),
+    ]);
+    assert_eq!(services(&update), ["+a 10.96.0.1", "+a 10.96.0.1", "-a"]);
+}
+
+#[test]
+fn nothing_is_told_before_every_kind_is_listed() {
+    let mut source = source(vec![What::ListBegins, is("a", "10.96.0.1")]);
+    assert!(source.read().is_err(), "the stream ends before the list does");
+}
+
+#[test]
+fn a_broken_object_keeps_its_last_good_state_and_is_reported() {
+    let broken = document(&json!({
+        "apiVersion": "v1", "kind": "EndpointSlice", "metadata": {"name": "x"},
+    }));
+    let mut source = source(vec![What::ListBegins, What::ListEnds]);
+    let mut changes = Vec::new();
+    source.take(Seen { kind: "EndpointSlice", what: What::Is(broken.clone()) }, &mut changes);
+    assert!(changes.is_empty());
+    let update = source.update(changes);
+    let problems = update.problems.unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].to_string().starts_with("EndpointSlice x: apiVersion: "),
+        "{}",
+        problems[0]
+    );
+    // It is over once the object is gone.
+    let mut changes = Vec::new();
+    source.take(Seen { kind: "EndpointSlice", what: What::Gone(broken) }, &mut changes);
+    assert_eq!(source.update(changes).problems, Some(Vec::new()));
+}

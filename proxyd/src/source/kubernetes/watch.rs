@@ -1,0 +1,116 @@
+//! Lists and watches of each kind, as one stream.
+
+use std::pin::Pin;
+
+use futures_util::stream::Stream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client};
+
+use super::super::api::Document;
+use super::object::{ApiObject, EndpointSlices, Kind, Nodes, ServiceCidrs, Services};
+
+/// What happened to the objects of a kind.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// The kind, as in `Service`.
+    pub(super) kind: &'static str,
+    pub(super) what: What,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    /// All objects are listed from here on.
+    ListBegins,
+    /// All have been listed: what was not among them is gone.
+    ListEnds,
+    Is(Box<Document>),
+    Gone(Box<Document>),
+    /// It goes on after a while.
+    Failed(String),
+}
+
+/// Everything that happens, for ever.
+pub(super) type Watches = Pin<Box<dyn Stream<Item = Seen> + Send>>;
+
+/// Watches all kinds.
+pub(super) fn all(client: &Client) -> Watches {
+    let kinds = [
+        of_kind::<Services>(client),
+        of_kind::<EndpointSlices>(client),
+        of_kind::<Nodes>(client),
+        of_kind::<ServiceCidrs>(client),
+    ];
+    Box::pin(stream::select_all(kinds))
+}
+
+fn of_kind<K: Kind>(client: &Client) -> Watches {
+    let api: Api<ApiObject<K>> = Api::all(client.clone());
+    let mut config = watcher::Config::default();
+    if let Some(labels) = K::LABELS {
+        config = config.labels(labels);
+    }
+    let seen = |what| Seen { kind: K::KIND, what };
+    let events = watch(api, config).default_backoff().into_stream();
+    Box::pin(events.flat_map(move |event| {
+        let what = match event {
+            Ok(Event::Init) => vec![What::ListBegins],
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                vec![What::Is(Box::new(object.into_document()))]
+            }
+            Ok(Event::InitDone) => vec![What::ListEnds],
+            Ok(Event::Delete(object)) => vec![What::Gone(Box::new(object.into_document()))],
+            // A server without this kind has no objects of it.
+            Err(error) if K::OPTIONAL && is_not_found(&error) => {
+                vec![What::ListBegins, What::ListEnds]
+            }
+            Err(error) => vec![What::Failed(explain::<K>(&error))],
+        };
+        stream::iter(what.into_iter().map(seen))
+    }))
+}
+
+fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+fn is_not_found(error: &watcher::Error) -> bool {
+    status_of(error).is_some_and(|status| status.code == 404)
+}
+
+/// What was tried, why it failed, and what to do.
+fn explain<K: Kind>(error: &watcher::Error) -> String {
+    let verb = match error {
+        watcher::Error::InitialListFailed(_) => "list",
+        _ => "watch",
+    };
+    let group = if K::GROUP.is_empty() { String::new() } else { format!(".{}", K::GROUP) };
+    let resource = format!("{}{group}", K::PLURAL);
+    match status_of(error) {
+        Some(status) if status.code == 403 => format!(
+            "{verb} {resource}: forbidden: the service account needs the verb {verb:?} on {resource}: {}",
+            status.message
+        ),
+        Some(status) => format!("{verb} {resource}: {} ({})", status.message, status.code),
+        None => {
+            // The whole chain: the outermost alone says little.
+            let mut text = format!("{verb} {resource}: {error}");
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                let more = error.to_string();
+                if !text.contains(&more) {
+                    text += &format!(": {more}");
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
