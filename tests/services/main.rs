@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 mod affinity;
+mod agent;
 mod bad_input;
 mod churn;
 mod cluster_ip;

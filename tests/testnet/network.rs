@@ -26,6 +26,22 @@ impl Network {
         Network { values, ranges: Vec::new(), runtime: Map::new() }
     }
 
+    /// What a configuration list says of its only plugin; reservations are in the node's own folder.
+    ///
+    /// # Panics
+    ///
+    /// If it is no list of one plugin.
+    pub fn of_conflist(list: &Value, node: &Node) -> Network {
+        let plugins = list["plugins"].as_array().filter(|plugins| plugins.len() == 1);
+        let plugin = plugins.and_then(|plugins| plugins[0].as_object());
+        let mut values = plugin.unwrap_or_else(|| panic!("{list} is no list of one")).clone();
+        for key in ["name", "cniVersion"] {
+            values.insert(key.to_owned(), list[key].clone());
+        }
+        values["ipam"]["dataDir"] = json!(node.data_dir());
+        Network { values, ranges: Vec::new(), runtime: Map::new() }
+    }
+
     /// A bridge with gateway and default route by another project's plugin, of a version that the
     /// plugins in Debian know.
     pub fn reference_bridge(name: &str) -> Network {

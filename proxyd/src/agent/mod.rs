@@ -4,8 +4,8 @@
 //! - `conflist`: what the plugin is told; `install`: files on the host
 //! - `socket`: answers the plugin
 //!
-//! One thread owns all of it. It is told of all nodes whenever one changes, and looks for itself once a
-//! minute whether somebody else changed the routes.
+//! One thread owns all of it. It is told of all nodes whenever one changes, and looks for itself every few
+//! seconds whether somebody else changed the routes.
 
 mod config;
 mod conflist;
@@ -32,7 +32,7 @@ use crate::daemon::status::Status;
 use crate::server::Health;
 
 /// How often the kernel is compared in full.
-const CHECK: Duration = Duration::from_secs(60);
+const CHECK: Duration = Duration::from_secs(5);
 /// A failed attempt is repeated after this time.
 const RETRY: Duration = Duration::from_secs(2);
 
