@@ -291,11 +291,15 @@ def install(manifest, nodes):
     ctr = os.path.join(build.cache(), "bin", "ctr")
     for name in nodes:
         run(enter(name) + [ctr, "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "images", "import", "--local", image], quiet=True)
+    there = kubectl_output("-n", "kube-system", "get", "daemonset", "viaduct", "-o", "name")
     run(kubectl("apply", "-f", manifest), stdout=subprocess.DEVNULL)
     server = json.loads(kubectl_output("config", "view", "-o", "json"))["clusters"][0]["cluster"]["server"]
     host = server.removeprefix("https://").rsplit(":", 1)[0].strip("[]")
     run(kubectl("-n", "kube-system", "set", "env", "daemonset/viaduct", f"KUBERNETES_SERVICE_HOST={host}", "KUBERNETES_SERVICE_PORT=6443"),
         stdout=subprocess.DEVNULL)
+    if there:
+        # The image's name is the same as before.
+        run(kubectl("-n", "kube-system", "rollout", "restart", "daemonset/viaduct"), stdout=subprocess.DEVNULL)
     run(kubectl("-n", "kube-system", "rollout", "status", "daemonset/viaduct", "--timeout=120s"), stdout=subprocess.DEVNULL)
 
 
