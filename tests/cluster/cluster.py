@@ -122,6 +122,7 @@ class Cluster:
         for name in self.node_names():
             wait_for(f"node {name}", lambda: kubectl_output("get", "node", name, "-o", "jsonpath={.spec.podCIDR}"), 120)
         say(f"network: {self.network}")
+        self.route_api_server()
         self.reference_network() if self.network == "reference" else install(self.manifest, self.node_names())
         self.start_dns()
         ready = lambda: kubectl_output("get", "nodes", "--no-headers").count(" Ready ") == self.nodes
@@ -243,16 +244,27 @@ maxPods: 110
         process = start(name, command)
         write(str(process.pid), name, "pid")
 
+    def pod_cidrs(self):
+        """Of each node, with the address through which it is reached."""
+        for number, name in enumerate(self.node_names(), 1):
+            cidrs = kubectl_output("get", "node", name, "-o", "jsonpath={.spec.podCIDRs[*]}").split()
+            yield name, list(zip(cidrs, self.addresses.host(10 + number)))
+
+    def route_api_server(self):
+        """The API server is on no node, and has to reach pods: webhooks, `kubectl proxy`."""
+        for _, cidrs in self.pod_cidrs():
+            for cidr, address in cidrs:
+                run(f"ip -n {PREFIX}cp route replace {cidr} via {address}")
+
     def reference_network(self):
         """Bridges, routes between the nodes, kube-proxy: what everybody could do by hand."""
-        cidrs = {name: kubectl_output("get", "node", name, "-o", "jsonpath={.spec.podCIDRs[*]}").split() for name in self.node_names()}
-        for number, name in enumerate(self.node_names(), 1):
-            for other in ["cp"] + self.node_names():
-                for cidr, address in zip(cidrs[name], self.addresses.host(10 + number)):
+        for name, cidrs in list(self.pod_cidrs()):
+            for other in self.node_names():
+                for cidr, address in cidrs:
                     if other != name:
                         run(f"ip -n {PREFIX}{other} route replace {cidr} via {address}")
             bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "isDefaultGateway": True, "hairpinMode": True,
-                      "ipam": {"type": "host-local", "ranges": [[{"subnet": cidr}] for cidr in cidrs[name]]}}
+                      "ipam": {"type": "host-local", "ranges": [[{"subnet": cidr}] for cidr, _ in cidrs]}}
             ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
             conf = {"cniVersion": "1.0.0", "name": "reference", "plugins": [bridge, ports]}
             write(json.dumps(conf), name, "etc/cni/net.d/10-reference.conflist")

@@ -65,22 +65,24 @@ fn of_kind<K: Kind>(client: &Client) -> Watches {
         .without_max_times();
     let pauses = watcher::ExponentialBackoff::from(pauses);
     let events = watch(api, config).backoff(pauses).into_stream();
-    Box::pin(events.flat_map(move |event| {
-        let what = match event {
-            Ok(Event::Init) => vec![What::ListBegins],
-            Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                vec![What::Is(Box::new(object.into_document()))]
-            }
-            Ok(Event::InitDone) => vec![What::ListEnds],
-            Ok(Event::Delete(object)) => vec![What::Gone(Box::new(object.into_document()))],
-            // A server without this kind has no objects of it.
-            Err(error) if K::OPTIONAL && is_not_found(&error) => {
-                vec![What::ListBegins, What::ListEnds]
-            }
-            Err(error) => vec![What::Failed(explain::<K>(&error))],
-        };
-        stream::iter(what.into_iter().map(seen))
-    }))
+    let what = events.map(|event| match event {
+        Ok(Event::Init) => (vec![What::ListBegins], false),
+        Ok(Event::InitApply(object) | Event::Apply(object)) => {
+            (vec![What::Is(Box::new(object.into_document()))], false)
+        }
+        Ok(Event::InitDone) => (vec![What::ListEnds], false),
+        Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document()))], false),
+        // A server without this kind has no objects of it, and is not asked again.
+        Err(error) if K::OPTIONAL && is_not_found(&error) => {
+            (vec![What::ListBegins, What::ListEnds], true)
+        }
+        Err(error) => (vec![What::Failed(explain::<K>(&error))], false),
+    });
+    let until_last = what.scan(false, |ended, (what, last)| {
+        let what = (!std::mem::replace(ended, last)).then_some(what);
+        std::future::ready(what)
+    });
+    Box::pin(until_last.flat_map(move |what| stream::iter(what.into_iter().map(seen))))
 }
 
 fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
