@@ -63,10 +63,15 @@ pub(crate) struct HostPort {
 
 impl PortMapping {
     pub(crate) fn parse_all(runtime: &Section<'_>) -> Result<Vec<PortMapping>> {
-        runtime.sections("portMappings")?.iter().map(PortMapping::parse).collect()
+        let entries = runtime.sections("portMappings")?;
+        entries.iter().filter_map(|entry| PortMapping::parse(entry).transpose()).collect()
     }
 
-    fn parse(entry: &Section<'_>) -> Result<PortMapping> {
+    /// `None` if no host port is asked for: runtimes list all ports of a container.
+    fn parse(entry: &Section<'_>) -> Result<Option<PortMapping>> {
+        if entry.number("hostPort", 0, 65_535)? == Some(0) {
+            return Ok(None);
+        }
         let port = |key| -> Result<u16> {
             let number = entry.number(key, 1, 65_535)?;
             Ok(number.ok_or_else(|| entry.error(key, "a port from 1 to 65535 is needed"))? as u16)
@@ -79,12 +84,12 @@ impl PortMapping {
                 _ => return Err(entry.error("protocol", "use tcp, udp or sctp")),
             };
         let host_ip: Option<IpAddr> = entry.parsed("hostIP")?;
-        Ok(PortMapping {
+        Ok(Some(PortMapping {
             host_port: port("hostPort")?,
             container_port: port("containerPort")?,
             protocol,
             host_ip,
-        })
+        }))
     }
 
     /// What the mapping means for a pod with these addresses: the first of each family is used.
@@ -171,6 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_read_as_containerd_writes_them() {
+        let mapping = mappings(json!([
+            {"HostPort": 8099, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": ""},
+            {"HostPort": 0, "ContainerPort": 53, "Protocol": "udp", "HostIP": ""},
+        ]));
+        let mapping = mapping.unwrap();
+        assert_eq!(
+            (mapping.len(), mapping[0].host_port, mapping[0].container_port),
+            (1, 8099, 8080)
+        );
+    }
+
+    #[test]
     fn an_unspecified_host_ip_means_its_family_and_a_specific_one_needs_a_pod_address() {
         let any = mappings(json!([{"hostPort": 80, "containerPort": 80, "hostIP": "::"}])).unwrap();
         assert_eq!(resolve(&any, &ips(&["10.0.0.2"])).unwrap(), vec![]);
@@ -183,7 +201,7 @@ mod tests {
     #[test]
     fn bad_mappings_name_their_key() {
         for (value, word) in [
-            (json!([{"hostPort": 0, "containerPort": 80}]), "portMappings[0].hostPort 0"),
+            (json!([{"hostPort": 65536, "containerPort": 80}]), "portMappings[0].hostPort 65536"),
             (json!([{"hostPort": 80}]), "portMappings[0].containerPort"),
             (json!([{"hostPort": 80, "containerPort": 65536}]), "containerPort 65536"),
             (

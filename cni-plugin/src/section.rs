@@ -29,8 +29,12 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key; `null` is as good as absent.
+    ///
+    /// Capital letters do not matter, as for plugins in Go: containerd writes `HostPort`, `IngressRate`.
     pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
+        let alike = || self.object.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
+        let value = self.object.get(key).or_else(|| alike().map(|(_, value)| value));
+        value.filter(|value| !value.is_null())
     }
 
     pub(crate) fn error(&self, key: &str, problem: impl Display) -> CniError {

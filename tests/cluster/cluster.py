@@ -291,12 +291,43 @@ def install(manifest, nodes):
     ctr = os.path.join(build.cache(), "bin", "ctr")
     for name in nodes:
         run(enter(name) + [ctr, "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "images", "import", "--local", image], quiet=True)
+    there = kubectl_output("-n", "kube-system", "get", "daemonset", "viaduct", "-o", "name")
     run(kubectl("apply", "-f", manifest), stdout=subprocess.DEVNULL)
     server = json.loads(kubectl_output("config", "view", "-o", "json"))["clusters"][0]["cluster"]["server"]
     host = server.removeprefix("https://").rsplit(":", 1)[0].strip("[]")
     run(kubectl("-n", "kube-system", "set", "env", "daemonset/viaduct", f"KUBERNETES_SERVICE_HOST={host}", "KUBERNETES_SERVICE_PORT=6443"),
         stdout=subprocess.DEVNULL)
+    if there:
+        # The image's name is the same as before.
+        run(kubectl("-n", "kube-system", "rollout", "restart", "daemonset/viaduct"), stdout=subprocess.DEVNULL)
     run(kubectl("-n", "kube-system", "rollout", "status", "daemonset/viaduct", "--timeout=120s"), stdout=subprocess.DEVNULL)
+
+
+def e2e(options, nodes):
+    """Upstream's own tests; the report and what failed go to standard output."""
+    bin_dir = build.build(e2e=True)
+    say("images")
+    ctr = os.path.join(bin_dir, "ctr")
+    for archive in images.e2e(path("e2e-images"), bin_dir):
+        for name in nodes:
+            run(enter(name) + [ctr, "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "images", "import", "--local", archive], quiet=True)
+    say(options.focus)
+    command = ["ip", "netns", "exec", PREFIX + "cp", os.path.join(bin_dir, "e2e.test"), f"--kubeconfig={path('kubeconfig')}", "--provider=skeleton",
+               f"--ginkgo.focus={options.focus}", f"--ginkgo.skip={options.skip}", f"--ginkgo.timeout={options.timeout}", "--ginkgo.no-color",
+               f"--ginkgo.json-report={path('e2e.json')}"]
+    with open(path("e2e.log"), "w") as log:
+        run(command, check=False, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=WORK)
+    specs = [spec for suite in json.load(open(path("e2e.json"))) for spec in suite["SpecReports"] if spec["LeafNodeType"] == "It"]
+    count = lambda state: sum(spec["State"] == state for spec in specs)
+    bad = [spec for spec in specs if spec["State"] not in ("passed", "skipped", "pending")]
+    for spec in bad:
+        why = spec.get("Failure", {}).get("Message", "").strip().splitlines()
+        print(f"{spec['State']}: {' '.join(spec['ContainerHierarchyTexts'])} {spec['LeafNodeText']}\n    {' '.join(why)[:300]}")
+    skipped = [spec for spec in specs if spec["State"] == "skipped" and spec.get("Failure", {}).get("Message")]
+    for spec in skipped:
+        print(f"skipped by the test itself: {spec['LeafNodeText']}: {spec['Failure']['Message'][:120]}")
+    print(f"passed {count('passed')}, failed {len(bad)}; the log is {path('e2e.log')}")
+    raise SystemExit(1 if bad or not count("passed") else 0)
 
 
 def ours():
@@ -345,19 +376,23 @@ def main():
         cut = own.index("--")
         own, rest = own[:cut], own[cut + 1:]
     parser = argparse.ArgumentParser(prog="scripts/cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["up", "down", "install", "exec"])
+    parser.add_argument("verb", choices=["up", "down", "install", "exec", "e2e"])
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--ip-family", choices=["ipv4", "ipv6", "dual"], default="ipv4")
     parser.add_argument("--network", choices=["viaduct", "reference"], default="viaduct")
     parser.add_argument("--manifest", default=os.path.join(ROOT, "deploy", "viaduct.yaml"))
     parser.add_argument("--node")
+    parser.add_argument("--focus", default=r"\[sig-network\].*\[Conformance\]")
+    parser.add_argument("--skip", default=r"\[Disruptive\]|\[Slow\]|\[Serial\]")
+    parser.add_argument("--timeout", default="30m")
     options = parser.parse_args(own)
     if options.verb == "up":
         Cluster(options).up()
     elif options.verb == "down":
         down()
-    elif options.verb == "install":
-        install(options.manifest, [f"n{n}" for n in range(1, json.load(open(path("cluster.json")))["nodes"] + 1)])
+    elif options.verb in ("install", "e2e"):
+        nodes = [f"n{n}" for n in range(1, json.load(open(path("cluster.json")))["nodes"] + 1)]
+        install(options.manifest, nodes) if options.verb == "install" else e2e(options, nodes)
     else:
         inside = enter(options.node) if options.node else ["ip", "netns", "exec", PREFIX + "cp"]
         environment = {**os.environ, "KUBECONFIG": path("kubeconfig"), "PATH": os.path.join(build.cache(), "bin") + ":" + os.environ["PATH"]}

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 
 # What the e2e tests run inside of their pods.
 TOOLS = ["curl", "wget", "dig", "nc", "getent", "ip", "ss", "conntrack", "tcpdump", "iptables", "nft"]
@@ -79,6 +80,36 @@ class Layer:
     def bytes(self):
         self.tar.close()
         return self.raw.getvalue()
+
+
+def e2e(folder, bin_dir):
+    """The images that upstream's tests ask for, out of what is here; returns the archives."""
+    listed = subprocess.run([os.path.join(bin_dir, "e2e.test"), "--list-images"], capture_output=True, text=True).stdout.split()
+    layer = Layer()
+    layer.userland()
+    layer.file(os.path.join(bin_dir, "agnhost"), "agnhost")
+    with tempfile.TemporaryDirectory() as keys:
+        # agnhost serves TLS with these, from where it is started.
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=localhost",
+                        "-keyout", keys + "/key", "-out", keys + "/crt"], check=True, stderr=subprocess.DEVNULL)
+        layer.file(keys + "/crt", "localhost.crt", 0o644)
+        layer.file(keys + "/key", "localhost.key", 0o644)
+    user = layer.bytes()
+    reset = Layer()
+    reset.file(os.path.join(bin_dir, "regression-issue-74839"), "regression-issue-74839")
+    reset = reset.bytes()
+    made = []
+    for name in listed:
+        image = name.rsplit("/", 1)[-1].split(":")[0]
+        if image == "agnhost":
+            made.append(archive(folder, name, user, {"Entrypoint": ["/agnhost"], "Cmd": ["pause"], "Env": PATH}))
+        elif image in ("busybox", "glibc-dns-testing", "distroless-iptables"):
+            made.append(archive(folder, name, user, {"Cmd": ["/bin/sh"], "Env": PATH}))
+        elif image == "pause":
+            made.append(archive(folder, name, user, {"Entrypoint": ["/agnhost", "pause"], "Env": PATH}))
+        elif image == "regression-issue-74839":
+            made.append(archive(folder, name, reset, {"Entrypoint": ["/regression-issue-74839"], "Env": PATH}))
+    return made
 
 
 def archive(folder, name, layer, config):

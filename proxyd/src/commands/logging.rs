@@ -15,8 +15,8 @@ pub(super) fn start(log: &Log) {
         4..=5 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    // What the libraries have to say is for who looks for faults in them.
-    let others = if level == LevelFilter::TRACE { level } else { LevelFilter::ERROR };
+    // What goes wrong in the libraries is told by who uses them.
+    let others = if level == LevelFilter::TRACE { level } else { LevelFilter::OFF };
     let own = ["proxyd", "overlay", "netlink"].map(|name| (name, level));
     let filter = Targets::new().with_targets(own).with_default(others);
     let text = || tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);

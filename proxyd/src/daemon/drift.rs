@@ -54,7 +54,10 @@ fn watch(mut monitor: NftMonitor, events: &Sender<Event>, own_port: u32) {
                 vec!["more changes at once than could be read".to_owned()]
             }
             Err(error) => {
-                tracing::warn!("{error}: not listening any more");
+                tracing::warn!(
+                    "{error}: changes that others make are found only every sync period"
+                );
+                let _ = events.send(Event::Deaf);
                 return;
             }
         };

@@ -161,6 +161,7 @@ impl Engine {
                     *complete = true;
                 }
                 Event::Drift(what) => self.drift.extend(what),
+                Event::Deaf => self.listening = false,
                 Event::Explain { from, to, answer } => {
                     let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
                     let (table, cluster) = (&self.table, &self.cluster);
@@ -330,7 +331,7 @@ impl Engine {
             self.shared.health.updated(family);
             metrics.sync_finished(family, full, took);
         }
-        metrics.transaction_committed(written.elements, written.bytes);
+        metrics.committed(written.transactions, written.elements, written.bytes);
         metrics.changes_seen(dirty.counts.0 as u64, dirty.counts.1 as u64);
         metrics.changes_pending(0, 0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

@@ -37,6 +37,8 @@ pub enum Event {
     Update(Update),
     /// Somebody else changed our tables, in these ways.
     Drift(Vec<String>),
+    /// What others change is not told any more.
+    Deaf,
     /// Somebody asks what becomes of a connection.
     Explain {
         /// Who connects.
@@ -145,8 +147,8 @@ pub fn run(config: &Config) -> Result<()> {
     let dataplane = std::thread::Builder::new()
         .name("dataplane".into())
         .spawn({
-            let events = events.clone();
-            move || engine.run(&queue_with_drift(queue, events, port))
+            let queue = Queue { events: queue, sender: events.clone(), port };
+            move || engine.run(&queue)
         })
         .context("start the dataplane thread")?;
     shared.metrics.set_scrape_hook(counters::scrape_hook(events.clone()));
@@ -187,10 +189,6 @@ pub struct Queue {
     events: Receiver<Event>,
     sender: Sender<Event>,
     port: u32,
-}
-
-fn queue_with_drift(events: Receiver<Event>, sender: Sender<Event>, port: u32) -> Queue {
-    Queue { events, sender, port }
 }
 
 fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>) {

@@ -126,11 +126,11 @@ impl Metrics {
         series.endpoints.get_or_create(&labels).set(gauge(endpoints));
     }
 
-    /// The kernel took an nftables transaction that added or removed `elements` in `bytes` of
-    /// netlink messages.
-    pub fn transaction_committed(&self, elements: u64, bytes: u64) {
+    /// The kernel took nftables transactions that added or removed `elements` in `bytes` of netlink
+    /// messages.
+    pub fn committed(&self, transactions: u64, elements: u64, bytes: u64) {
         let series = self.series();
-        series.transactions.inc();
+        series.transactions.inc_by(transactions);
         series.elements_written.inc_by(elements);
         series.sync_bytes.inc_by(bytes);
     }
@@ -215,7 +215,7 @@ mod tests {
         metrics.healthz_answered(503);
         metrics.livez_answered(200);
         metrics.programmed(Family::V4, 9, 10);
-        metrics.transaction_committed(11, 12);
+        metrics.committed(1, 11, 12);
         metrics.drift_repaired();
         metrics.source_errors(13);
     }

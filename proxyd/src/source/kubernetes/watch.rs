@@ -1,6 +1,7 @@
 //! Lists and watches of each kind, as one stream.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::stream::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -10,6 +11,11 @@ use kube::{Api, Client};
 
 use super::super::api::Document;
 use super::object::{ApiObject, EndpointSlices, Kind, Nodes, ServiceCidrs, Services};
+
+/// Pauses between attempts, with jitter: whatever happened while the server was away is to be in force
+/// within seconds of its return, and a list may follow an attempt to go on.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What happened to the objects of a kind.
 #[derive(Debug)]
@@ -52,7 +58,13 @@ fn of_kind<K: Kind>(client: &Client) -> Watches {
         config = config.labels(labels);
     }
     let seen = |what| Seen { kind: K::KIND, what };
-    let events = watch(api, config).default_backoff().into_stream();
+    let pauses = backon::ExponentialBuilder::new()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times();
+    let pauses = watcher::ExponentialBackoff::from(pauses);
+    let events = watch(api, config).backoff(pauses).into_stream();
     Box::pin(events.flat_map(move |event| {
         let what = match event {
             Ok(Event::Init) => vec![What::ListBegins],
