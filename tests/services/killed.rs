@@ -256,7 +256,7 @@ fn killed_at_any_moment_it_leaves_no_half_service_and_comes_back_to_the_whole_tr
     let mut wishes: Vec<Option<Wish>> = vec![None; SERVICES as usize];
     let mut known = None;
     for number in 1..=KILLS {
-        let changes = if known.is_some() { 1 } else { dice.below(4) };
+        let changes = if known.is_some() { 1 } else { 1 + dice.below(3) };
         let told: Vec<String> =
             (0..changes).map(|_| change(&proxyd, &mut wishes, &pods, &mut dice)).collect();
         let moment = Duration::from_micros(dice.below(MOMENT));
