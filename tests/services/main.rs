@@ -25,6 +25,7 @@ mod policies;
 mod programmed;
 mod render;
 mod restart;
+mod service_cidrs;
 mod source_ranges;
 mod tables;
 mod topology;
