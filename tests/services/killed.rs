@@ -15,7 +15,7 @@ use super::world::{Addressed, Backend, PORT, TARGET, World, external, vip};
 use super::{FAMILIES, SILENCE};
 
 const SERVICES: u64 = 10;
-const KILLS: u64 = 100;
+const KILLS: u64 = 200;
 /// After every so many kills all is compared.
 const COMPARED: u64 = 10;
 /// The kill comes so many microseconds after the change, at most.
