@@ -70,7 +70,7 @@ pub fn start(settings: Settings) -> Result<ToAgent> {
         overlay: Overlay::default(),
         ready,
         told: None,
-        node: Nodes::new(),
+        nodes: None,
         written: None,
     };
     std::thread::Builder::new()
@@ -87,7 +87,7 @@ struct Agent {
     ready: socket::Ready,
     /// What is wrong, as it was told last.
     told: Option<String>,
-    node: Nodes,
+    nodes: Option<Nodes>,
     /// The plugin's configuration as it was written last, and where.
     written: Option<(PathBuf, String)>,
 }
@@ -99,23 +99,25 @@ impl Agent {
             let now = Instant::now();
             let wait = next.map_or(CHECK, |at: Instant| at.saturating_duration_since(now));
             match queue.recv_timeout(wait) {
-                Ok(nodes) => self.node = queue.try_iter().last().unwrap_or(nodes),
-                Err(RecvTimeoutError::Timeout) => self.overlay.forget(),
+                Ok(nodes) => self.nodes = Some(queue.try_iter().last().unwrap_or(nodes)),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.node.is_empty() {
-                continue;
+            // However often nodes change: what somebody else did is looked for in time.
+            if next.is_some_and(|at| at <= Instant::now()) {
+                self.overlay.forget();
             }
-            let outcome = self.converge();
+            let Some(nodes) = self.nodes.clone() else { continue };
+            let outcome = self.converge(&nodes);
             next = Some(Instant::now() + if outcome.is_ok() { CHECK } else { RETRY });
             self.tell(outcome);
         }
     }
 
     /// Routes first: no pod starts on a node that cannot reach the others.
-    fn converge(&mut self) -> Result<()> {
+    fn converge(&mut self, nodes: &Nodes) -> Result<()> {
         let Settings { network, node_name, cluster_cidrs, .. } = &self.settings;
-        let own = self.node.get(node_name).with_context(|| {
+        let own = nodes.get(node_name).with_context(|| {
             format!("there is no Node {node_name}: is --hostname-override the node's name?")
         })?;
         anyhow::ensure!(
@@ -132,7 +134,7 @@ impl Agent {
                 node_name: node_name.to_string(),
                 device: network.device.clone(),
             };
-            let peers = peers::peers(&self.node, network);
+            let peers = peers::peers(nodes, network);
             let underlay = Underlay::observe(&mut self.routes, &config, &peers)?;
             let plan = overlay::plan(&config, &peers, &underlay)?;
             let changes = self.overlay.converge(&mut self.routes, &plan)?;

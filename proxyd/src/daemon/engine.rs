@@ -48,6 +48,8 @@ pub struct Engine {
     last: Option<(Instant, Duration)>,
     failures: u32,
     retry_at: Option<Instant>,
+    /// What a sync that failed was about.
+    unfinished: Option<(Dirty, Delta, BTreeSet<ServiceName>)>,
     /// Somebody changed our tables: compare everything.
     drift: Vec<String>,
     triggers: Vec<i64>,
@@ -81,6 +83,7 @@ impl Engine {
             last: None,
             failures: 0,
             retry_at: None,
+            unfinished: None,
             drift: Vec::new(),
             triggers: Vec::new(),
             syncs: 0,
@@ -273,7 +276,17 @@ impl Engine {
         let dirty = self.cluster.take_dirty();
         self.triggers.extend(dirty.triggered.iter().copied().take(TRIGGERS));
         let drift = std::mem::take(&mut self.drift);
-        let (delta, planned) = self.plan(&dirty);
+        let (mut delta, mut planned) = self.plan(&dirty);
+        let mut dirty = dirty;
+        if let Some((before, frontends, services)) = self.unfinished.take() {
+            // Then everything is compared; what follows a commit must still know what had changed.
+            dirty.node |= before.node;
+            dirty.nodes |= before.nodes;
+            for (key, frontend) in frontends {
+                delta.entry(key).or_insert(frontend);
+            }
+            planned.extend(services);
+        }
         let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
         let full = !self.nft.is_known() || !drift.is_empty();
         let outcome = if full {
@@ -297,7 +310,10 @@ impl Engine {
                 self.after_commit(&delta, full, &nodes, &dirty, &planned);
                 Ok(())
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => {
+                self.unfinished = Some((dirty, delta, planned));
+                Err(self.failed(error))
+            }
         }
     }
 

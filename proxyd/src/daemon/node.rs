@@ -121,6 +121,7 @@ const CONNTRACK_CEILING: u32 = 1 << 20;
 /// is somebody else's, and told.
 pub fn prepare(config: &Config) {
     ensure("net/ipv4/ip_forward", "1");
+    keep_router_advertisements();
     ensure("net/ipv6/conf/all/forwarding", "1");
     // Packets between two pods of one bridge are translated back only if they pass the IP layer's hooks.
     for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
@@ -156,6 +157,21 @@ pub fn prepare(config: &Config) {
         && let Err(error) = std::fs::write("/proc/self/oom_score_adj", adjust.to_string())
     {
         tracing::debug!("oom_score_adj {adjust}: {error}");
+    }
+}
+
+/// A forwarding node ignores router advertisements unless told otherwise (`accept_ra` 2): an uplink that
+/// lives by them would lose its default route.
+fn keep_router_advertisements() {
+    if sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|value| value == "1") {
+        return;
+    }
+    let links = netlink::RouteSocket::open().and_then(|mut socket| socket.links());
+    for link in links.unwrap_or_default() {
+        let name = format!("net/ipv6/conf/{}/accept_ra", link.name);
+        if sysctl::read(&name).is_ok_and(|value| value == "1") {
+            ensure(&name, "2");
+        }
     }
 }
 

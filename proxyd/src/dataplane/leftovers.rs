@@ -26,9 +26,26 @@ const VIADUCT: [Table<'static>; 2] = [
 const IPVS_DEVICE: &str = "kube-ipvs0";
 /// Tables of iptables that the iptables and IPVS modes use.
 const IPTABLES: [&str; 3] = ["nat", "filter", "mangle"];
-/// Chains that the kubelet makes.
-const KUBELET: [&str; 4] =
-    ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-MARK-DROP"];
+/// kube-proxy's chains, of its iptables and IPVS modes. Others begin with `KUBE-` too: the kubelet's,
+/// and those of policy agents and runtimes (`KUBE-ROUTER-…`, `KUBE-POD-FW-…`, `KUBE-HOSTPORTS`).
+const CHAINS: [&str; 13] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+    "KUBE-NODE-PORT",
+    "KUBE-LOAD-BALANCER",
+    "KUBE-SOURCE-RANGES-FIREWALL",
+    "KUBE-IPVS-FILTER",
+    "KUBE-IPVS-OUT-FILTER",
+];
+/// The beginnings of those that each Service or endpoint has, and of ours.
+const PREFIXES: [&str; 7] =
+    ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-", "VIADUCT-"];
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
@@ -141,8 +158,7 @@ impl Variant {
 }
 
 fn is_ours(chain: &str) -> bool {
-    let prefixes = ["KUBE-", "VIADUCT-"];
-    prefixes.iter().any(|prefix| chain.starts_with(prefix)) && !KUBELET.contains(&chain)
+    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
 fn clean_iptables(family: TableFamily, variant: Variant) -> Result<Option<String>> {
@@ -230,6 +246,23 @@ fn removal_script(saved: &str) -> (String, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chains_of_others_that_have_such_names_are_not_kube_proxys() {
+        for chain in [
+            "KUBE-FIREWALL",
+            "KUBE-KUBELET-CANARY",
+            "KUBE-IPTABLES-HINT",
+            "KUBE-MARK-DROP",
+            "KUBE-ROUTER-FORWARD",
+            "KUBE-POD-FW-ABCDEFGHIJKLMNOP",
+            "KUBE-NWPLCY-DEFAULT",
+            "KUBE-HOSTPORTS",
+            "KUBE-HP-ABCDEFGHIJKLMNOP",
+        ] {
+            assert!(!is_ours(chain), "{chain}");
+        }
+    }
 
     #[test]
     fn our_chains_go_and_those_of_others_stay() {

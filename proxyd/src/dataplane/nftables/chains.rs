@@ -19,14 +19,19 @@ pub(super) struct Chains {
 }
 
 impl Chains {
-    /// Takes over what was found.
-    pub(super) fn adopt(there: HashSet<Target>, numbers: &HashMap<u32, Target>) -> Chains {
-        let mut chains = Chains { there, ..Chains::default() };
-        for (number, target) in numbers {
-            chains.numbers.insert(*target, *number);
-            chains.next = chains.next.max((number & !ID_PREFIX) + 1);
-        }
-        chains
+    /// Takes over what was found. Numbers from `next` on are nobody's, not even a stranger's.
+    pub(super) fn adopt(
+        there: HashSet<Target>,
+        numbers: &HashMap<u32, Target>,
+        next: u32,
+    ) -> Chains {
+        let numbers = numbers.iter().map(|(number, target)| (*target, *number)).collect();
+        Chains { there, numbers, next }
+    }
+
+    /// Whether a chain is there.
+    pub(super) fn contains(&self, target: Target) -> bool {
+        self.there.contains(&target)
     }
 
     /// Notes that a chain is there; `false` if it was already.
@@ -58,7 +63,7 @@ mod tests {
     #[test]
     fn numbers_go_on_after_those_that_were_found() {
         let found = HashMap::from([(ID_PREFIX | 7, Target::Reject)]);
-        let mut chains = Chains::adopt(HashSet::from([Target::Reject]), &found);
+        let mut chains = Chains::adopt(HashSet::from([Target::Reject]), &found, 8);
         assert!(!chains.insert(Target::Reject) && chains.insert(Target::Drop));
         assert_eq!(chains.give_number(Target::Reject), None);
         assert_eq!(chains.number(Target::Reject), Some(ID_PREFIX | 7));

@@ -7,7 +7,7 @@ use netlink::nftables::{ElementDataRef, ElementRef, NftSocket, RuleTag};
 use netlink::{Family, Result};
 
 use super::element::{Data, Item, Value, read_backend, read_frontend};
-use super::layout::{self, Layout, Rule, base_chains};
+use super::layout::{self, ID_PREFIX, Layout, Rule, base_chains};
 use super::names::{Keys, List, SetId, Target, table};
 use crate::service::{Backend, FrontendKey};
 
@@ -25,6 +25,8 @@ pub(super) struct Found {
     pub(super) chains: HashSet<Target>,
     /// The chains of map `targets`.
     pub(super) numbers: HashMap<u32, Target>,
+    /// One more than the largest number there, without its prefix.
+    pub(super) next_number: u32,
     /// Chains that are there, but not as they should be.
     pub(super) broken_targets: Vec<Target>,
     /// What was found wrong, in words.
@@ -52,6 +54,7 @@ impl Found {
             rules_differ: true,
             chains: HashSet::new(),
             numbers: HashMap::new(),
+            next_number: 0,
             broken_targets: Vec::new(),
             repairs: Vec::new(),
             items: HashMap::new(),
@@ -109,6 +112,9 @@ impl Found {
         let items = socket.parse_elements(table(self.family), name, settled, read)?;
         for item in items.unwrap_or_default() {
             let number = item.key.as_slice().try_into().map(u32::from_ne_bytes);
+            if let Ok(number) = number {
+                self.next_number = self.next_number.max((number & !ID_PREFIX) + 1);
+            }
             match (number, item.data) {
                 (Ok(number), Data::Goto(target)) => {
                     self.numbers.insert(number, target);

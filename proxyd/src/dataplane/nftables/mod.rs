@@ -43,7 +43,7 @@ use changes::{Changes, difference};
 use element::{Item, range_items};
 use found::Found;
 use layout::Layout;
-use names::SetId;
+use names::{Keys, SetId, Target};
 use state::State;
 
 /// Both families, in the order in which everything is kept.
@@ -176,6 +176,10 @@ impl Nftables {
             }
             if known.is_none_or(|known| known.settings != node.settings) {
                 changes.rules.insert(family);
+                let chains = &self.chains[index(family)];
+                let depend = [Keys::Ip, Keys::NodePort].map(Target::External);
+                let there = depend.into_iter().filter(|target| chains.contains(*target));
+                changes.rewrite.extend(there.map(|target| (family, target)));
             }
             let old = known.map(|known| known.items(family)).unwrap_or_default();
             changes.differ(family, difference(old, node.items(family)));
@@ -293,7 +297,7 @@ impl Nftables {
         let mut changes = Changes::default();
         for (family, found) in FAMILIES.into_iter().zip(&mut found) {
             let there = std::mem::take(&mut found.chains);
-            self.chains[index(family)] = Chains::adopt(there, &found.numbers);
+            self.chains[index(family)] = Chains::adopt(there, &found.numbers, found.next_number);
             self.written.repairs.append(&mut found.repairs);
             if found.recreate {
                 changes.recreate.insert(family);

@@ -44,6 +44,8 @@ struct Known {
     names: HashSet<ObjectName>,
     /// While all are listed: those that were there so far.
     listed: Option<HashSet<ObjectName>>,
+    /// The titles of those, good or bad.
+    titles: HashSet<String>,
     /// Whether they have been listed once.
     complete: bool,
     /// The error that was told, until it is over.
@@ -102,13 +104,23 @@ impl Kubernetes {
     /// Takes one event in.
     fn take(&mut self, Seen { kind, what }: Seen, changes: &mut Vec<Change>) {
         let known = self.known.entry(kind).or_default();
-        if !matches!(what, What::Failed(_)) && known.failed.take().is_some() {
+        // A list begins whether or not there is an answer.
+        let answered = !matches!(what, What::Failed(_) | What::ListBegins);
+        if answered && known.failed.take().is_some() {
             tracing::info!("{kind}: the API server answers again");
         }
         match what {
-            What::ListBegins => known.listed = Some(HashSet::new()),
+            What::ListBegins => {
+                known.listed = Some(HashSet::new());
+                known.titles.clear();
+            }
             What::ListEnds => {
                 known.complete = true;
+                let titles = std::mem::take(&mut known.titles);
+                let own = format!("{kind} ");
+                let before = self.problems.len();
+                self.problems.retain(|title, _| !title.starts_with(&own) || titles.contains(title));
+                self.problems_changed |= self.problems.len() != before;
                 let listed = known.listed.take().unwrap_or_default();
                 let gone: Vec<ObjectName> = known.names.difference(&listed).cloned().collect();
                 for name in gone {
@@ -135,6 +147,7 @@ impl Kubernetes {
 
     fn learn(&mut self, kind: &'static str, document: &api::Document, changes: &mut Vec<Change>) {
         let title = title(kind, document);
+        let told_as = title.clone();
         let (object, faults) = match convert::convert(document, &mut self.names) {
             Ok(converted) => (converted.object, converted.faults),
             Err(fault) => (None, vec![fault]),
@@ -150,6 +163,9 @@ impl Kubernetes {
             self.problems.insert(title, problems);
         }
         let Some(known) = self.known.get_mut(kind) else { return };
+        if known.listed.is_some() {
+            known.titles.insert(told_as);
+        }
         let Some((name, content)) = object else {
             if let Some(name) = object_name(kind, document) {
                 if useless {

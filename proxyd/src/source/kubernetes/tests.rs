@@ -100,6 +100,15 @@ fn a_broken_object_keeps_its_last_good_state_and_is_reported() {
         "{}",
         problems[0]
     );
+    // A list without it says that it is gone.
+    let mut other = source.update(Vec::new());
+    for what in [What::ListBegins, What::ListEnds] {
+        source.take(Seen { kind: "EndpointSlice", what }, &mut other.changes);
+    }
+    assert_eq!(source.update(Vec::new()).problems, Some(Vec::new()));
+    let mut changes = Vec::new();
+    source.take(Seen { kind: "EndpointSlice", what: What::Is(broken.clone()) }, &mut changes);
+    assert_eq!(source.update(changes).problems.map(|problems| problems.len()), Some(1));
     // It is over once the object is gone.
     let mut changes = Vec::new();
     source.take(Seen { kind: "EndpointSlice", what: What::Gone(broken) }, &mut changes);

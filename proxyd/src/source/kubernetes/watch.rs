@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
@@ -16,6 +17,25 @@ use super::object::{ApiObject, EndpointSlices, Kind, Nodes, ServiceCidrs, Servic
 /// within seconds of its return, and a list may follow an attempt to go on.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Pauses grow until there was no error for so long.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Pauses that do not begin anew with every sign of life: the client tells that it begins to list before
+/// there is any answer.
+struct OnceQuiet(ResetTimerBackoff<watcher::ExponentialBackoff>);
+
+impl Iterator for OnceQuiet {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next()
+    }
+}
+
+impl Backoff for OnceQuiet {
+    fn reset(&mut self) {}
+}
 
 /// What happened to the objects of a kind.
 #[derive(Debug)]
@@ -63,7 +83,7 @@ fn of_kind<K: Kind>(client: &Client) -> Watches {
         .with_max_delay(LONGEST_PAUSE)
         .with_jitter()
         .without_max_times();
-    let pauses = watcher::ExponentialBackoff::from(pauses);
+    let pauses = OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET));
     let events = watch(api, config).backoff(pauses).into_stream();
     let what = events.map(|event| match event {
         Ok(Event::Init) => (vec![What::ListBegins], false),
