@@ -109,7 +109,7 @@ fn other_nodes_come_go_and_are_renumbered() {
 }
 
 #[test]
-fn routes_that_somebody_deletes_come_back() {
+fn what_somebody_deletes_comes_back() {
     let world = World::new();
     let daemon = spawn(&world.n1, "backend: vxlan\n");
     await_conflist(&world.n1);
@@ -119,6 +119,8 @@ fn routes_that_somebody_deletes_come_back() {
         world.n1.namespace().ip("route show proto 86").contains(&cidr)
     });
     assert!(daemon.log().matches("routes and entries changed").count() >= 2, "{}", daemon.log());
+    std::fs::remove_file(conflist_path(&world.n1)).unwrap();
+    eventually("the plugin's configuration is back", REPAIRED_WITHIN, || conflist(&world.n1));
 }
 
 #[test]

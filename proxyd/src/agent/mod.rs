@@ -15,7 +15,6 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -64,15 +63,8 @@ pub fn start(settings: Settings) -> Result<ToAgent> {
     socket::serve(&settings.network.daemon_socket, ready.clone())
         .with_context(|| format!("listen at {}", settings.network.daemon_socket.display()))?;
     let (nodes, queue) = channel();
-    let agent = Agent {
-        settings,
-        routes,
-        overlay: Overlay::default(),
-        ready,
-        told: None,
-        nodes: None,
-        written: None,
-    };
+    let agent =
+        Agent { settings, routes, overlay: Overlay::default(), ready, told: None, nodes: None };
     std::thread::Builder::new()
         .name("agent".into())
         .spawn(move || agent.run(&queue))
@@ -88,8 +80,6 @@ struct Agent {
     /// What is wrong, as it was told last.
     told: Option<String>,
     nodes: Option<Nodes>,
-    /// The plugin's configuration as it was written last, and where.
-    written: Option<(PathBuf, String)>,
 }
 
 impl Agent {
@@ -107,8 +97,9 @@ impl Agent {
             if next.is_some_and(|at| at <= Instant::now()) {
                 self.overlay.forget();
             }
-            let Some(nodes) = self.nodes.clone() else { continue };
+            let Some(nodes) = self.nodes.take() else { continue };
             let outcome = self.converge(&nodes);
+            self.nodes = Some(nodes);
             next = Some(Instant::now() + if outcome.is_ok() { CHECK } else { RETRY });
             self.tell(outcome);
         }
@@ -148,11 +139,9 @@ impl Agent {
         }
         let text = conflist(network, node_name, own, cluster_cidrs);
         let path = network.conf_dir.join(&network.conf_name);
-        if self.written.as_ref() != Some(&(path.clone(), text.clone())) {
-            if install::write_if_changed(&path, text.as_bytes(), 0o644)? {
-                tracing::info!("wrote {}", path.display());
-            }
-            self.written = Some((path, text));
+        // Whoever removed or changed it gets it back, as with the routes.
+        if install::write_if_changed(&path, text.as_bytes(), 0o644)? {
+            tracing::info!("wrote {}", path.display());
         }
         Ok(())
     }

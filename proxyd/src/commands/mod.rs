@@ -42,7 +42,7 @@ enum Command {
     Explain(explain::Question),
     /// Write the CNI plugin onto a host, or remove it and its configuration
     Install(install::Options),
-    /// Remove everything that any mode of proxyd, or kube-proxy, left in the kernel
+    /// Remove what any mode of proxyd, or kube-proxy, left in the kernel (not yet IPVS's virtual servers and sets)
     Cleanup,
 }
 

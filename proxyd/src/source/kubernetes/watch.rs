@@ -85,15 +85,20 @@ fn of_kind<K: Kind>(client: &Client) -> Watches {
         .without_max_times();
     let pauses = OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET));
     let events = watch(api, config).backoff(pauses).into_stream();
-    let what = events.map(|event| match event {
+    let mut listed = false;
+    let what = events.map(move |event| match event {
         Ok(Event::Init) => (vec![What::ListBegins], false),
         Ok(Event::InitApply(object) | Event::Apply(object)) => {
             (vec![What::Is(Box::new(object.into_document()))], false)
         }
-        Ok(Event::InitDone) => (vec![What::ListEnds], false),
+        Ok(Event::InitDone) => {
+            listed = true;
+            (vec![What::ListEnds], false)
+        }
         Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document()))], false),
-        // A server without this kind has no objects of it, and is not asked again.
-        Err(error) if K::OPTIONAL && is_not_found(&error) => {
+        // A server without this kind has no objects of it, and is not asked again. One that had them says
+        // so in error, or somebody in between does.
+        Err(error) if K::OPTIONAL && !listed && is_not_found(&error) => {
             (vec![What::ListBegins, What::ListEnds], true)
         }
         Err(error) => (vec![What::Failed(explain::<K>(&error))], false),
