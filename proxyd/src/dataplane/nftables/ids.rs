@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use netlink::Family;
 
+use super::index;
 use super::layout::{ID_LIST_SHIFT, ID_PREFIX};
 use super::names::List;
 use crate::cluster::{Affinity, ServicePortName};
@@ -46,13 +47,6 @@ pub(super) struct Ids {
     /// … and those that an entry may still hold.
     retired: VecDeque<(Family, u16, Instant)>,
     next: u32,
-}
-
-fn index(family: Family) -> usize {
-    match family {
-        Family::V4 => 0,
-        Family::V6 => 1,
-    }
 }
 
 /// The list and the endpoint in a number.

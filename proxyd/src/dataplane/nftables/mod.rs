@@ -33,7 +33,6 @@ use netlink::{Error, Family, Prefix, Result};
 
 pub use counters::{Counted, Counters, Reason};
 pub use layout::{NodePorts, PodTraffic, Settings};
-pub use names::table;
 pub use render::render;
 
 use crate::service::table::Delta;
@@ -350,22 +349,6 @@ impl Nftables {
             let found = &mut found[index(key.family())];
             self.state.change(key, frontend, changes, now, Some(found));
         }
-    }
-
-    /// Deletes both tables.
-    pub fn delete(&mut self) -> Result<Vec<&'static str>> {
-        self.nodes = None;
-        let mut deleted = Vec::new();
-        for family in FAMILIES {
-            let mut transaction = Transaction::default();
-            transaction.delete_table(table(family));
-            match self.socket.commit(transaction) {
-                Err(error) if error.not_found() => {}
-                Err(error) => return Err(error),
-                Ok(()) => deleted.push(if family == Family::V4 { "ip" } else { "ip6" }),
-            }
-        }
-        Ok(deleted)
     }
 
     /// Frontends and endpoints of a family that are in the kernel.
