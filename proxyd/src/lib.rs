@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod explain;
+pub mod reporter;
 pub mod server;
 pub mod service;
 pub mod source;

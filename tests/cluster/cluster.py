@@ -304,7 +304,7 @@ def install(manifest, nodes):
     for name in nodes:
         run(enter(name) + [ctr, "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "images", "import", "--local", image], quiet=True)
     there = kubectl_output("-n", "kube-system", "get", "daemonset", "viaduct", "-o", "name")
-    run(kubectl("apply", "-f", manifest), stdout=subprocess.DEVNULL)
+    run(kubectl("apply", "-k" if os.path.isdir(manifest) else "-f", manifest), stdout=subprocess.DEVNULL)
     server = json.loads(kubectl_output("config", "view", "-o", "json"))["clusters"][0]["cluster"]["server"]
     host = server.removeprefix("https://").rsplit(":", 1)[0].strip("[]")
     run(kubectl("-n", "kube-system", "set", "env", "daemonset/viaduct", f"KUBERNETES_SERVICE_HOST={host}", "KUBERNETES_SERVICE_PORT=6443"),

@@ -43,6 +43,8 @@ impl Mode {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Network {
+    /// Whether Services are this daemon's business too, and not another proxy's.
+    pub services: bool,
     /// How nodes reach each other's pods.
     pub backend: Backend,
     /// How pods are attached.
@@ -77,6 +79,7 @@ pub struct Network {
 impl Default for Network {
     fn default() -> Network {
         Network {
+            services: true,
             backend: Backend::default(),
             mode: Mode::default(),
             vni: 1,

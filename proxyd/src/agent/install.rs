@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -33,6 +33,22 @@ pub fn write_if_changed(path: &Path, content: &[u8], mode: u32) -> Result<bool> 
     Ok(true)
 }
 
+/// The configuration that a runtime takes before `ours`: it takes the first of the folder by name.
+pub fn taken_before(ours: &Path) -> Result<Option<PathBuf>> {
+    let Some(folder) = ours.parent() else { return Ok(None) };
+    let failed = || format!("read {}", folder.display());
+    let mut before = Vec::new();
+    for entry in fs::read_dir(folder).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        let kind = path.extension().and_then(|extension| extension.to_str());
+        if matches!(kind, Some("conf" | "conflist" | "json")) && path.file_name() < ours.file_name()
+        {
+            before.push(path);
+        }
+    }
+    Ok(before.into_iter().min())
+}
+
 /// Removes a file; tells whether it was there.
 pub fn remove(path: &Path) -> Result<bool> {
     match fs::remove_file(path) {
@@ -59,6 +75,19 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(remove(&path).unwrap() && !remove(&path).unwrap());
+    }
+
+    #[test]
+    fn another_configuration_that_comes_first_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = folder.path().join("10-viaduct.conflist");
+        for name in ["20-other.conflist", "05-notes.txt", "10-viaduct.conflist"] {
+            fs::write(folder.path().join(name), "{}").unwrap();
+            assert_eq!(taken_before(&ours).unwrap(), None, "{name}");
+        }
+        let other = folder.path().join("05-other.conf");
+        fs::write(&other, "{}").unwrap();
+        assert_eq!(taken_before(&ours).unwrap(), Some(other));
     }
 
     #[test]

@@ -15,12 +15,13 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use netlink::{Prefix, RouteSocket};
+use netlink::{Family, Prefix, RouteSocket};
 use overlay::{Overlay, Underlay};
 
 pub use config::{Backend, Network};
@@ -28,6 +29,7 @@ pub use conflist::conflist;
 
 use crate::cluster::Node;
 use crate::daemon::status::Status;
+use crate::reporter::{Reason, Reporter};
 use crate::server::Health;
 
 /// How often the kernel is compared in full.
@@ -53,6 +55,8 @@ pub struct Settings {
     pub status: Arc<Status>,
     /// What `/readyz` tells.
     pub health: Health,
+    /// What the API server is told.
+    pub reporter: Reporter,
 }
 
 /// Starts the agent in the calling thread's network namespace.
@@ -63,8 +67,15 @@ pub fn start(settings: Settings) -> Result<ToAgent> {
     socket::serve(&settings.network.daemon_socket, ready.clone())
         .with_context(|| format!("listen at {}", settings.network.daemon_socket.display()))?;
     let (nodes, queue) = channel();
-    let agent =
-        Agent { settings, routes, overlay: Overlay::default(), ready, told: None, nodes: None };
+    let agent = Agent {
+        settings,
+        routes,
+        overlay: Overlay::default(),
+        ready,
+        told: Some("not looked at yet".to_owned()),
+        other: None,
+        nodes: None,
+    };
     std::thread::Builder::new()
         .name("agent".into())
         .spawn(move || agent.run(&queue))
@@ -79,6 +90,8 @@ struct Agent {
     ready: socket::Ready,
     /// What is wrong, as it was told last.
     told: Option<String>,
+    /// Somebody else's configuration, if the runtime takes it before ours.
+    other: Option<PathBuf>,
     nodes: Option<Nodes>,
 }
 
@@ -99,9 +112,10 @@ impl Agent {
             }
             let Some(nodes) = self.nodes.take() else { continue };
             let outcome = self.converge(&nodes);
-            self.nodes = Some(nodes);
             next = Some(Instant::now() + if outcome.is_ok() { CHECK } else { RETRY });
-            self.tell(outcome);
+            let own = nodes.get(&self.settings.node_name);
+            self.tell(outcome, own.is_none_or(|own| own.network_unavailable != Some(false)));
+            self.nodes = Some(nodes);
         }
     }
 
@@ -115,10 +129,14 @@ impl Agent {
             !own.pod_cidrs.is_empty(),
             "Node {node_name}: spec.podCIDRs is empty: does the controller manager run with --allocate-node-cidrs?"
         );
-        anyhow::ensure!(
-            !network.masquerade || !cluster_cidrs.is_empty(),
-            "clusterCIDR (--cluster-cidr) is needed to tell what is not masqueraded; or set masquerade: false"
-        );
+        let kept = cluster_cidrs.iter().chain(&network.non_masquerade_cidrs);
+        let kept: Vec<Family> = kept.map(|cidr| cidr.family()).collect();
+        for family in own.pod_cidrs.iter().map(|cidr| cidr.family()) {
+            anyhow::ensure!(
+                !network.masquerade || kept.contains(&family),
+                "clusterCIDR (--cluster-cidr) of {family} is needed to tell what is not masqueraded; or set masquerade: false"
+            );
+        }
         if let Some(backend) = network.overlay() {
             let config = overlay::Config {
                 backend,
@@ -143,10 +161,24 @@ impl Agent {
         if install::write_if_changed(&path, text.as_bytes(), 0o644)? {
             tracing::info!("wrote {}", path.display());
         }
+        let other = install::taken_before(&path)?;
+        if other != self.other {
+            if let Some(other) = &other {
+                let text = format!(
+                    "{} comes before {} and is what the runtime uses: remove it to use this pod network",
+                    other.display(),
+                    path.display()
+                );
+                tracing::warn!("{text}");
+                self.settings.reporter.event(Reason::OtherNetworkFirst, text);
+            }
+            self.other = other;
+        }
         Ok(())
     }
 
-    fn tell(&mut self, outcome: Result<()>) {
+    /// `unavailable` is what the Node says of its network, or does not.
+    fn tell(&mut self, outcome: Result<()>, unavailable: bool) {
         let error = outcome.err().map(|error| format!("{error:#}"));
         let part = match &error {
             None => Ok(()),
@@ -156,7 +188,15 @@ impl Agent {
         self.ready.set(part);
         let state = error.as_deref().unwrap_or("in place");
         self.settings.status.set("network", state);
+        let reporter = &self.settings.reporter;
+        if error != self.told || error.is_some() != unavailable {
+            reporter.network(error.clone().map_or(Ok(()), Err));
+        }
         if error != self.told {
+            match &error {
+                Some(error) => reporter.event(Reason::NetworkNotReady, error.clone()),
+                None => reporter.event(Reason::NetworkReady, "pods reach all nodes"),
+            }
             match &error {
                 Some(error) => tracing::error!("pod network: {error}; tried again every {RETRY:?}"),
                 None => tracing::info!("pod network: in place"),

@@ -18,6 +18,8 @@ pub struct Node {
     pub overlay_address: Option<IpAddr>,
     /// Annotation `viaduct.io/vtep-mac`: the Ethernet address of its tunnel end, if not the derived one.
     pub vtep_mac: Option<MacAddress>,
+    /// Its condition `NetworkUnavailable`, if it has one that says yes or no.
+    pub network_unavailable: Option<bool>,
     /// Whether it is being removed: deleted, or tainted `ToBeDeletedByClusterAutoscaler`.
     pub going_away: bool,
 }

@@ -44,12 +44,11 @@ impl Config {
         let address = |address: Option<SocketAddr>| {
             address.map(|address| address.to_string()).unwrap_or_default()
         };
-        let (detect_local_mode, cluster_cidr) = match &self.local_detection {
-            LocalDetection::ClusterCidr(cidrs) => ("ClusterCIDR", texts(cidrs).join(",")),
-            LocalDetection::None => ("ClusterCIDR", String::new()),
-            LocalDetection::NodeCidr => ("NodeCIDR", String::new()),
-            LocalDetection::BridgeInterface(_) => ("BridgeInterface", String::new()),
-            LocalDetection::InterfaceNamePrefix(_) => ("InterfaceNamePrefix", String::new()),
+        let detect_local_mode = match &self.local_detection {
+            LocalDetection::ClusterCidr(_) | LocalDetection::None => "ClusterCIDR",
+            LocalDetection::NodeCidr => "NodeCIDR",
+            LocalDetection::BridgeInterface(_) => "BridgeInterface",
+            LocalDetection::InterfaceNamePrefix(_) => "InterfaceNamePrefix",
         };
         let unspecified = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let bind_address = self.node_ip.first().unwrap_or(&unspecified);
@@ -64,7 +63,7 @@ impl Config {
             ("bindAddressHardFail", json!(self.bind_address_hard_fail)),
             ("enableProfiling", json!(self.profiling)),
             ("detectLocalMode", json!(detect_local_mode)),
-            ("clusterCIDR", json!(cluster_cidr)),
+            ("clusterCIDR", json!(texts(&self.cluster_cidrs).join(","))),
             ("nodePortAddresses", json!(self.nodeport_addresses.items())),
             ("oomScoreAdj", json!(self.oom_score_adj)),
             ("configSyncPeriod", period(self.config_sync_period)),

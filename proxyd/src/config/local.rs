@@ -78,7 +78,7 @@ fn known_mode(text: &str) -> Result<LocalMode, &'static str> {
     }
 }
 
-fn cluster_cidrs(given: &Given<Vec<String>>) -> Result<Vec<Prefix>, Error> {
+pub(super) fn cluster_cidrs(given: &Given<Vec<String>>) -> Result<Vec<Prefix>, Error> {
     let whole = Given { value: given.value.join(","), setting: given.setting.clone() };
     whole.parse(|_| {
         let cidrs = given

@@ -27,6 +27,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netlink::Prefix;
+
 pub use self::conntrack::Conntrack;
 pub use self::error::{Error, Setting};
 pub use self::flags::Flags;
@@ -62,6 +64,8 @@ pub struct Config {
     pub min_sync_period: Option<Duration>,
     /// Whether node ports answer on 127.0.0.1; iptables mode alone.
     pub iptables_localhost_nodeports: bool,
+    /// Addresses of all pods of the cluster, if they are known: at most one network per family.
+    pub cluster_cidrs: Vec<Prefix>,
     /// How traffic of local pods is told from other traffic.
     pub local_detection: LocalDetection,
     /// On which of the node's addresses node ports answer.

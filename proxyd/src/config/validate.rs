@@ -57,6 +57,10 @@ pub(super) fn validate(
             .localhost_nodeports
             .as_ref()
             .is_none_or(|given| given.value),
+        cluster_cidrs: match &settings.cluster_cidr {
+            Some(given) => local::cluster_cidrs(given)?,
+            None => Vec::new(),
+        },
         local_detection: local::detection(settings, warnings)?,
         nodeport_addresses: node_ports(settings.nodeport_addresses.as_ref())?,
         external_ips: flags.external_ips.unwrap_or(true),

@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
 use crate::config::Config;
 use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
 use crate::explain::{self, View};
+use crate::reporter::Reason;
 use crate::server::{RelayTarget, ServiceHealth, notify};
 use crate::service::table::Delta;
 use crate::service::{Address, FrontendKey, Resolution, Rules, Table, plan};
@@ -56,6 +57,10 @@ pub struct Engine {
     syncs: u64,
     /// Whether changes that others make are told by the kernel.
     listening: bool,
+    /// When everything is compared, if they are not.
+    compare_at: Option<Instant>,
+    /// Whether Services are programmed.
+    services: bool,
     /// Who keeps the routes between nodes, if we do.
     agent: Option<ToAgent>,
     /// Health checks of Services that have one.
@@ -88,6 +93,8 @@ impl Engine {
             triggers: Vec::new(),
             syncs: 0,
             listening: false,
+            compare_at: None,
+            services: true,
             agent: None,
             health_checks: BTreeMap::new(),
             sums_at: None,
@@ -99,6 +106,11 @@ impl Engine {
     /// Tells this agent of all nodes, once Services are in place and whenever a node changes.
     pub fn set_agent(&mut self, agent: ToAgent) {
         self.agent = Some(agent);
+    }
+
+    /// Leaves Services to somebody else: only the agent is told of nodes.
+    pub fn leave_services(&mut self) {
+        self.services = false;
     }
 
     fn tell_agent(&self) {
@@ -133,18 +145,16 @@ impl Engine {
                         return;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    let quiet = self.sums_at.is_none() && self.retry_at.is_none();
-                    if quiet && self.syncs > 0 && !self.listening {
-                        self.drift.push("looked for, since the kernel does not tell".to_owned());
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.tell_sums();
+            self.compare_if_deaf(queue);
             if complete && self.is_due(Instant::now()) {
                 let first = self.syncs == 0;
-                if self.sync().is_ok() && first {
+                if !self.services {
+                    self.pass_nodes_on();
+                } else if self.sync().is_ok() && first {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = drift::listen(queue.sender.clone(), queue.port);
                     notify::ready();
@@ -152,6 +162,20 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Where the kernel does not tell what others change, it is looked for every sync period.
+    fn compare_if_deaf(&mut self, queue: &Queue) {
+        if self.listening || !self.services || self.syncs == 0 {
+            return;
+        }
+        let now = Instant::now();
+        if *self.compare_at.get_or_insert(now + self.config.sync_period) > now {
+            return;
+        }
+        self.compare_at = None;
+        self.listening = drift::listen(queue.sender.clone(), queue.port);
+        self.drift.push("looked for, since the kernel did not tell".to_owned());
     }
 
     /// Takes in everything that waits; `false` if the daemon ends.
@@ -222,6 +246,10 @@ impl Engine {
                 tracing::error!("{text}");
             }
         }
+        if !texts.is_subset(&self.told) {
+            let few: Vec<String> = problems.iter().map(Problem::to_string).collect();
+            self.shared.reporter.event(Reason::InvalidObjects, some_of(&few));
+        }
         self.told = texts;
         let places: HashSet<_> = problems.iter().map(|problem| &problem.place).collect();
         self.shared.metrics.source_errors(places.len());
@@ -266,7 +294,7 @@ impl Engine {
     fn patience(&self, complete: bool) -> Duration {
         let now = Instant::now();
         let due = if complete { self.due_at(now) } else { None };
-        let due = due.into_iter().chain(self.sums_at).min();
+        let due = due.into_iter().chain(self.sums_at).chain(self.compare_at).min();
         due.map_or(self.config.sync_period, |at| at.saturating_duration_since(now))
     }
 
@@ -315,6 +343,22 @@ impl Engine {
                 Err(self.failed(error))
             }
         }
+    }
+
+    /// All that there is to do without Services.
+    fn pass_nodes_on(&mut self) {
+        let dirty = self.cluster.take_dirty();
+        if dirty.nodes || self.syncs == 0 {
+            self.tell_agent();
+        }
+        if self.syncs == 0 {
+            self.shared.status.set("state", "Services are left to another proxy");
+            for family in FAMILIES {
+                self.shared.health.updated(family);
+            }
+            notify::ready();
+        }
+        self.syncs += 1;
     }
 
     /// Plans every dirty Service; tells which frontends changed, and which Services were planned.

@@ -13,20 +13,22 @@ mod leftovers;
 pub mod node;
 pub mod status;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::agent::{self, ToAgent};
+use crate::agent::{self, Network, ToAgent};
 use crate::cluster::ServicePortName;
-use crate::config::{Config, LocalDetection, Mode, SourceConfig};
+use crate::config::{Config, Mode, SourceConfig};
 use crate::dataplane;
 use crate::dataplane::nftables::FAMILIES;
+use crate::reporter::Reporter;
 use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
 use crate::service::FrontendKey;
-use crate::source::{Access, Kubernetes, Manifests, Source, Update};
+use crate::source::{Access, Kubernetes, Manifests, Options, Source, Update};
 use engine::Engine;
 use status::Status;
 
@@ -74,6 +76,8 @@ pub struct Shared {
     pub relay: NodePortRelay,
     /// What `/status` tells.
     pub status: Arc<Status>,
+    /// What the API server is told.
+    pub reporter: Reporter,
 }
 
 impl Shared {
@@ -86,19 +90,42 @@ impl Shared {
             metrics: Metrics::new(),
             relay: NodePortRelay::new(),
             status: Arc::new(Status::default()),
+            reporter: Reporter::nobody(),
         }
     }
 }
 
-/// Opens the source that is configured.
+/// Who reads the source once does not wait longer for an API server.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Opens the source that is configured, to read it once.
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
-    let kubernetes = |access| -> Result<Box<dyn Source>> {
-        Ok(Box::new(Kubernetes::open(access, config.client.master.as_deref())?))
-    };
-    match &config.source {
-        SourceConfig::Manifests(folder) => Ok(Box::new(Manifests::open(folder)?)),
-        SourceConfig::Kubeconfig(file) => kubernetes(Access::Kubeconfig(file)),
-        SourceConfig::InCluster => kubernetes(Access::InCluster),
+    let patience = Some(PATIENCE);
+    open(config, Options { patience, services: true, reporter: Reporter::nobody() })
+}
+
+fn open(config: &Config, options: Options) -> Result<Box<dyn Source>> {
+    match access(&config.source) {
+        Ok(access) => {
+            Ok(Box::new(Kubernetes::open(access, config.client.master.as_deref(), options)?))
+        }
+        Err(folder) => Ok(Box::new(Manifests::open(folder)?)),
+    }
+}
+
+/// How an API server is reached, or else which folder has the objects.
+fn access(source: &SourceConfig) -> Result<Access<'_>, &Path> {
+    match source {
+        SourceConfig::Manifests(folder) => Err(folder),
+        SourceConfig::Kubeconfig(file) => Ok(Access::Kubeconfig(file)),
+        SourceConfig::InCluster => Ok(Access::InCluster),
+    }
+}
+
+fn start_reporter(config: &Config) -> Result<Reporter> {
+    match access(&config.source) {
+        Ok(access) => Reporter::start(access, config.client.master.as_deref(), &node::name(config)),
+        Err(_) => Ok(Reporter::nobody()),
     }
 }
 
@@ -134,14 +161,22 @@ pub fn oneshot(config: &Config) -> Result<()> {
 /// Runs until a signal asks it to end. The rules stay.
 pub fn run(config: &Config) -> Result<()> {
     check_mode(config)?;
-    let shared = Shared::new(config);
-    shared.health.set_part("services", Err("not programmed yet".to_owned()));
+    let network = config.network_config.as_deref().map(Network::read).transpose()?;
+    let services = network.as_ref().is_none_or(|network| network.services);
+    let shared = Shared { reporter: start_reporter(config)?, ..Shared::new(config) };
+    if services {
+        shared.health.set_part("services", Err("not programmed yet".to_owned()));
+    }
     node::prepare(config);
-    let source = open_source(config)?;
+    let reporter = shared.reporter.clone();
+    let source = open(config, Options { patience: None, services, reporter })?;
     let (events, queue) = channel();
     let mut engine = Engine::new(config.clone(), shared.clone())?;
-    if let Some(agent) = start_agent(config, &shared)? {
-        engine.set_agent(agent);
+    if !services {
+        engine.leave_services();
+    }
+    if let Some(network) = network {
+        engine.set_agent(start_agent(config, network, &shared)?);
     }
     let port = engine.port()?;
     let dataplane = std::thread::Builder::new()
@@ -168,20 +203,15 @@ pub fn run(config: &Config) -> Result<()> {
     outcome
 }
 
-fn start_agent(config: &Config, shared: &Shared) -> Result<Option<ToAgent>> {
-    let Some(file) = &config.network_config else { return Ok(None) };
-    let cluster_cidrs = match &config.local_detection {
-        LocalDetection::ClusterCidr(cidrs) => cidrs.clone(),
-        _ => Vec::new(),
-    };
-    let settings = agent::Settings {
-        network: agent::Network::read(file)?,
+fn start_agent(config: &Config, network: Network, shared: &Shared) -> Result<ToAgent> {
+    agent::start(agent::Settings {
+        network,
         node_name: node::name(config),
-        cluster_cidrs,
+        cluster_cidrs: config.cluster_cidrs.clone(),
         status: Arc::clone(&shared.status),
         health: shared.health.clone(),
-    };
-    agent::start(settings).map(Some)
+        reporter: shared.reporter.clone(),
+    })
 }
 
 /// The queue, together with what is needed to listen for drift once the first state is in place.

@@ -126,6 +126,7 @@ pub struct Taint {
 pub struct Status {
     pub(super) load_balancer: Option<LoadBalancer>,
     pub(super) addresses: Option<Vec<NodeAddress>>,
+    pub(super) conditions: Option<Vec<Condition>>,
 }
 
 /// `status.loadBalancer`.
@@ -149,6 +150,14 @@ pub struct Ingress {
 pub struct NodeAddress {
     pub(super) r#type: Option<String>,
     pub(super) address: Option<String>,
+}
+
+/// `status.conditions[]` of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Condition {
+    pub(super) r#type: Option<String>,
+    pub(super) status: Option<String>,
 }
 
 /// `endpoints[]` of an EndpointSlice.

@@ -463,6 +463,15 @@ fn node(
     let vtep_mac =
         faults.annotation(metadata, "viaduct.io/vtep-mac", "a MAC address", |t| t.parse().ok());
     let taint = |taint: &api::Taint| taint.key.as_deref() == Some("ToBeDeletedByClusterAutoscaler");
+    let conditions = document.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let network =
+        |condition: &&api::Condition| condition.r#type.as_deref() == Some("NetworkUnavailable");
+    let network = conditions.unwrap_or_default().iter().find(network);
+    let network_unavailable = match network.and_then(|condition| condition.status.as_deref()) {
+        Some("True") => Some(true),
+        Some("False") => Some(false),
+        _ => None,
+    };
     Node {
         addresses: parsed.concat(),
         pod_cidrs,
@@ -472,6 +481,7 @@ fn node(
             .map(|zone| names.intern(zone)),
         overlay_address,
         vtep_mac,
+        network_unavailable,
         going_away: metadata.deletion_timestamp.is_some()
             || spec.taints.iter().flatten().any(taint),
     }

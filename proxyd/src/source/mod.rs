@@ -12,7 +12,7 @@ mod kubernetes;
 mod manifests;
 mod problem;
 
-pub use kubernetes::{Access, Kubernetes};
+pub use kubernetes::{Access, Kubernetes, Options, client};
 pub use manifests::Manifests;
 pub use problem::{Place, Problem};
 

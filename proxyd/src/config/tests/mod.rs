@@ -122,6 +122,7 @@ fn without_any_setting_the_defaults_are_kube_proxys() {
         sync_period: Duration::from_secs(30),
         min_sync_period: None,
         iptables_localhost_nodeports: true,
+        cluster_cidrs: Vec::new(),
         local_detection: LocalDetection::None,
         nodeport_addresses: NodePortAddresses::default(),
         external_ips: true,
@@ -162,6 +163,7 @@ fn what_kubeadm_writes_works_unchanged() {
     let Loaded { config, warnings } = by_file(KUBEADM, &[]).unwrap();
     let cidrs = ["10.244.0.0/16", "fd00:10:244::/56"].map(|cidr| cidr.parse().unwrap());
     let expected = Config {
+        cluster_cidrs: cidrs.to_vec(),
         local_detection: LocalDetection::ClusterCidr(cidrs.to_vec()),
         source: SourceConfig::Kubeconfig("/var/lib/kube-proxy/kubeconfig.conf".into()),
         ..by_flags(&[]).unwrap().config
@@ -199,6 +201,7 @@ fn every_field_is_read() {
         sync_period: Duration::from_secs(9),
         min_sync_period: seconds(2),
         iptables_localhost_nodeports: false,
+        cluster_cidrs: Vec::new(),
         local_detection: LocalDetection::NodeCidr,
         nodeport_addresses: NodePortAddresses::parse(&["primary".to_owned()]).unwrap(),
         external_ips: true,

@@ -3,23 +3,25 @@
 //! An error changes nothing: what is known stays in force until the server says otherwise. After a gap the
 //! kind is listed anew, and only then is what was not listed taken for gone.
 
+mod client;
 mod object;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
-use std::time::Duration;
+use std::io::ErrorKind;
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use tokio::runtime::Runtime;
 
 use super::convert::{self, Object, ObjectName};
 use super::{Problem, Source, SourceError, Update, api};
 use crate::cluster::{Change, Names};
-use watch::{Seen, Watches, What};
+use crate::reporter::{Reason, Reporter};
+pub use client::{Access, client};
+use watch::{FORBIDDEN, Seen, Watches, What};
 
 /// Whoever moves an endpoint from one slice to another changes two objects in a row: what comes within
 /// this time is one change.
@@ -29,13 +31,14 @@ const BATCH: usize = 10_000;
 /// Kinds that must have been listed before anything is programmed.
 const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
 
-/// How to reach the API server.
-#[derive(Clone, Copy, Debug)]
-pub enum Access<'a> {
-    /// By a kubeconfig file.
-    Kubeconfig(&'a Path),
-    /// By the pod's service account, and `KUBERNETES_SERVICE_HOST` and `…_PORT`.
-    InCluster,
+/// What is wanted of an API server.
+pub struct Options {
+    /// How long [`Source::read`] waits for the server; `None` is for ever.
+    pub patience: Option<Duration>,
+    /// Whether Services are wanted, and not the nodes alone.
+    pub services: bool,
+    /// Who is told of missing permissions.
+    pub reporter: Reporter,
 }
 
 /// What is known of the objects of a kind.
@@ -56,6 +59,7 @@ struct Known {
 pub struct Kubernetes {
     runtime: Runtime,
     watches: Watches,
+    options: Options,
     known: HashMap<&'static str, Known>,
     names: Names,
     service_cidrs: BTreeMap<ObjectName, Vec<netlink::Prefix>>,
@@ -66,29 +70,30 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// Prepares everything; the server is first asked in [`Source::read`].
-    pub fn open(access: Access<'_>, server: Option<&str>) -> Result<Kubernetes> {
+    /// Prepares everything; the server is first asked in [`Source::read`]. `server` takes the place of the
+    /// configured URL.
+    pub fn open(access: Access<'_>, server: Option<&str>, options: Options) -> Result<Kubernetes> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the API client's runtime")?;
-        let mut config = runtime.block_on(config(access))?;
-        if let Some(server) = server {
-            config.cluster_url =
-                server.parse().with_context(|| format!("--master {server:?} is not a URL"))?;
-        }
-        let watches = runtime.block_on(async {
-            let client = Client::try_from(config).context("set the API client up")?;
-            anyhow::Ok(watch::all(&client))
-        })?;
-        Ok(Kubernetes::of(runtime, watches))
+        let client = runtime.block_on(client(access, server))?;
+        let kinds = if options.services { &KINDS[..] } else { &["Node"] };
+        let watches = watch::all(&client, options.services);
+        Ok(Kubernetes::of(runtime, watches, kinds, options))
     }
 
-    fn of(runtime: Runtime, watches: Watches) -> Kubernetes {
+    fn of(
+        runtime: Runtime,
+        watches: Watches,
+        kinds: &[&'static str],
+        options: Options,
+    ) -> Kubernetes {
         Kubernetes {
             runtime,
             watches,
-            known: KINDS.into_iter().map(|kind| (kind, Known::default())).collect(),
+            options,
+            known: kinds.iter().map(|kind| (*kind, Known::default())).collect(),
             names: Names::default(),
             service_cidrs: BTreeMap::new(),
             problems: BTreeMap::new(),
@@ -139,6 +144,9 @@ impl Kubernetes {
                 // An outage is told once, not at every attempt.
                 if known.failed.as_ref() != Some(&why) {
                     tracing::warn!("{why}; what is known stays in force");
+                    if why.contains(FORBIDDEN) {
+                        self.options.reporter.event(Reason::Forbidden, why.clone());
+                    }
                     known.failed = Some(why);
                 }
             }
@@ -231,10 +239,14 @@ impl Kubernetes {
     }
 
     /// The next event, and all that come right after it.
-    fn next_batch(&mut self) -> Result<Vec<Seen>, SourceError> {
+    fn next_batch(&mut self, deadline: Option<Instant>) -> Result<Vec<Seen>, SourceError> {
         let Kubernetes { runtime, watches, .. } = self;
         let batch = runtime.block_on(async {
-            let mut batch: Vec<Seen> = watches.next().await.into_iter().collect();
+            let first = match deadline {
+                Some(at) => tokio::time::timeout_at(at.into(), watches.next()).await.ok(),
+                None => Some(watches.next().await),
+            };
+            let mut batch: Vec<Seen> = first.flatten().into_iter().collect();
             while batch.len() < BATCH {
                 match tokio::time::timeout(TOGETHER, watches.next()).await {
                     Ok(Some(seen)) => batch.push(seen),
@@ -244,8 +256,13 @@ impl Kubernetes {
             batch
         });
         if batch.is_empty() {
-            let error = std::io::ErrorKind::UnexpectedEof.into();
-            return Err(SourceError { what: "watch the API server".to_owned(), error });
+            let late = deadline.is_some_and(|at| at <= Instant::now());
+            let kind = if late { ErrorKind::TimedOut } else { ErrorKind::UnexpectedEof };
+            let what = match self.known.values().find_map(|known| known.failed.clone()) {
+                Some(why) => why,
+                None => "watch the API server".to_owned(),
+            };
+            return Err(SourceError { what, error: kind.into() });
         }
         Ok(batch)
     }
@@ -254,8 +271,9 @@ impl Kubernetes {
 impl Source for Kubernetes {
     fn read(&mut self) -> Result<Update, SourceError> {
         let mut changes = Vec::new();
+        let deadline = self.options.patience.map(|patience| Instant::now() + patience);
         while !self.is_complete() {
-            for seen in self.next_batch()? {
+            for seen in self.next_batch(deadline)? {
                 self.take(seen, &mut changes);
             }
         }
@@ -265,28 +283,13 @@ impl Source for Kubernetes {
     fn wait(&mut self) -> Result<Update, SourceError> {
         loop {
             let mut changes = Vec::new();
-            for seen in self.next_batch()? {
+            for seen in self.next_batch(None)? {
                 self.take(seen, &mut changes);
             }
             if !changes.is_empty() || self.problems_changed {
                 return Ok(self.update(changes));
             }
         }
-    }
-}
-
-async fn config(access: Access<'_>) -> Result<Config> {
-    match access {
-        Access::Kubeconfig(file) => {
-            let failed = || format!("kubeconfig {}", file.display());
-            let kubeconfig = Kubeconfig::read_from(file).with_context(failed)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .with_context(failed)
-        }
-        Access::InCluster => Config::incluster_env().context(
-            "no --kubeconfig and no --manifests, and this is no pod with a service account",
-        ),
     }
 }
 

@@ -27,7 +27,8 @@ fn source(events: Vec<What>) -> Kubernetes {
     let services = events.into_iter().map(|what| Seen { kind: "Service", what });
     let all: Vec<Seen> = others.chain(services).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)))
+    let options = Options { patience: None, services: true, reporter: Reporter::nobody() };
+    Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), &KINDS, options)
 }
 
 /// Services as they come (`+`) and go (`-`).

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::stream::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use kube::api::{WatchEvent, WatchParams};
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::{self, Event, InitialListStrategy};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 
@@ -17,6 +18,8 @@ use super::object::{ApiObject, EndpointSlices, Kind, Nodes, ServiceCidrs, Servic
 /// within seconds of its return, and a list may follow an attempt to go on.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A question that costs nothing is answered within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pauses grow until there was no error for so long.
 const QUIET: Duration = Duration::from_secs(10);
@@ -60,31 +63,91 @@ pub(super) enum What {
 /// Everything that happens, for ever.
 pub(super) type Watches = Pin<Box<dyn Stream<Item = Seen> + Send>>;
 
-/// Watches all kinds.
-pub(super) fn all(client: &Client) -> Watches {
+/// Watches all kinds, in the way that the server can.
+pub(super) fn all(client: &Client, services: bool) -> Watches {
+    let asked = client.clone();
+    let answers = stream::unfold(Some(pauses()), move |pauses| {
+        let client = asked.clone();
+        async move {
+            let mut pauses = pauses?;
+            let answer = initial_lists(&client).await;
+            if answer.is_ok() {
+                return Some((answer, None));
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            Some((answer, Some(pauses)))
+        }
+    });
+    let client = client.clone();
+    Box::pin(answers.flat_map(move |answer| match answer {
+        Ok(lists) if services => kinds(&client, lists),
+        Ok(lists) => of_kind::<Nodes>(&client, &lists),
+        Err(error) => {
+            let what = What::Failed(explain::<Nodes>(&watcher::Error::WatchStartFailed(error)));
+            Box::pin(stream::iter([Seen { kind: Nodes::KIND, what }]))
+        }
+    }))
+}
+
+fn kinds(client: &Client, lists: InitialListStrategy) -> Watches {
     let kinds = [
-        of_kind::<Services>(client),
-        of_kind::<EndpointSlices>(client),
-        of_kind::<Nodes>(client),
-        of_kind::<ServiceCidrs>(client),
+        of_kind::<Services>(client, &lists),
+        of_kind::<EndpointSlices>(client, &lists),
+        of_kind::<Nodes>(client, &lists),
+        of_kind::<ServiceCidrs>(client, &lists),
     ];
     Box::pin(stream::select_all(kinds))
 }
 
-fn of_kind<K: Kind>(client: &Client) -> Watches {
-    let api: Api<ApiObject<K>> = Api::all(client.clone());
-    let mut config = watcher::Config::default();
-    if let Some(labels) = K::LABELS {
-        config = config.labels(labels);
-    }
-    let seen = |what| Seen { kind: K::KIND, what };
+/// Whether the server sends what there is as the beginning of a watch, which costs it less memory than a
+/// list: asked with a selector that matches nothing. A server without that refuses, or does not say where
+/// the beginning ends. Fails only if there was no answer.
+async fn initial_lists(client: &Client) -> kube::Result<InitialListStrategy> {
+    let api: Api<ApiObject<Nodes>> = Api::all(client.clone());
+    let question = WatchParams {
+        label_selector: Some("viaduct.io/none".to_owned()),
+        timeout: Some(1),
+        bookmarks: true,
+        send_initial_events: true,
+        ..WatchParams::default()
+    };
+    let ask = async {
+        let mut events = std::pin::pin!(api.watch(&question, "0").await?);
+        events.try_next().await
+    };
+    let first = match tokio::time::timeout(PATIENCE, ask).await {
+        Ok(Ok(first)) => first,
+        // Refused: whatever is the matter, a list tells it better.
+        Ok(Err(kube::Error::Api(_))) | Err(_) => None,
+        Ok(Err(error)) => return Err(error),
+    };
+    let ends = "k8s.io/initial-events-end";
+    Ok(match first {
+        Some(WatchEvent::Bookmark(mark)) if mark.metadata.annotations.contains_key(ends) => {
+            InitialListStrategy::StreamingList
+        }
+        _ => InitialListStrategy::ListWatch,
+    })
+}
+
+fn pauses() -> impl Backoff + Send {
     let pauses = backon::ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
         .with_max_delay(LONGEST_PAUSE)
         .with_jitter()
         .without_max_times();
-    let pauses = OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET));
-    let events = watch(api, config).backoff(pauses).into_stream();
+    OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET))
+}
+
+fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
+    let api: Api<ApiObject<K>> = Api::all(client.clone());
+    let mut config =
+        watcher::Config { initial_list_strategy: lists.clone(), ..watcher::Config::default() };
+    if let Some(labels) = K::LABELS {
+        config = config.labels(labels);
+    }
+    let seen = |what| Seen { kind: K::KIND, what };
+    let events = watch(api, config).backoff(pauses()).into_stream();
     let mut listed = false;
     let what = events.map(move |event| match event {
         Ok(Event::Init) => (vec![What::ListBegins], false),
@@ -98,8 +161,14 @@ fn of_kind<K: Kind>(client: &Client) -> Watches {
         Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document()))], false),
         // A server without this kind has no objects of it, and is not asked again. One that had them says
         // so in error, or somebody in between does.
-        Err(error) if K::OPTIONAL && !listed && is_not_found(&error) => {
+        Err(error) if K::OPTIONAL && !listed && has_status(&error, 404) => {
             (vec![What::ListBegins, What::ListEnds], true)
+        }
+        // What may not be read and need not be is no reason to wait; it is read as soon as it may be.
+        Err(error) if K::OPTIONAL && !listed && has_status(&error, 403) => {
+            listed = true;
+            let why = What::Failed(explain::<K>(&error));
+            (vec![What::ListBegins, What::ListEnds, why], false)
         }
         Err(error) => (vec![What::Failed(explain::<K>(&error))], false),
     });
@@ -120,9 +189,12 @@ fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
-fn is_not_found(error: &watcher::Error) -> bool {
-    status_of(error).is_some_and(|status| status.code == 404)
+fn has_status(error: &watcher::Error, code: u16) -> bool {
+    status_of(error).is_some_and(|status| status.code == code)
 }
+
+/// How a missing permission is told.
+pub(super) const FORBIDDEN: &str = "forbidden";
 
 /// What was tried, why it failed, and what to do.
 fn explain<K: Kind>(error: &watcher::Error) -> String {
@@ -134,7 +206,7 @@ fn explain<K: Kind>(error: &watcher::Error) -> String {
     let resource = format!("{}{group}", K::PLURAL);
     match status_of(error) {
         Some(status) if status.code == 403 => format!(
-            "{verb} {resource}: forbidden: the service account needs the verb {verb:?} on {resource}: {}",
+            "{verb} {resource}: {FORBIDDEN}: the service account needs the verb {verb:?} on {resource}: {}",
             status.message
         ),
         Some(status) => format!("{verb} {resource}: {} ({})", status.message, status.code),
