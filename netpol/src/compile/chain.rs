@@ -1,0 +1,316 @@
+//! What judges the connections of pods whose policies say the same.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::claims::Claims;
+use super::matches::{Matches, Ports, TooLarge, without};
+use super::selectors::{Namespaces, PodSet, Selectors};
+use crate::cidr::Cidr;
+use crate::labels::Selector;
+use crate::model::{
+    Action, ClusterPeer, ClusterRule, Direction, Numbers, Peer, PolicyName, Port, Protocol, Rule,
+    Tier,
+};
+use crate::world::{PodName, World};
+
+/// What a chain depends on: chains of the same key are the same chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainKey {
+    /// Which way.
+    pub direction: Direction,
+    /// NetworkPolicies that isolate.
+    pub policies: Vec<PolicyName>,
+    /// ClusterNetworkPolicies, in the order in which they are asked.
+    pub cluster_policies: Vec<Arc<str>>,
+    /// What the pods call their ports, of the names that the policies use.
+    pub named: Vec<(Arc<str>, Protocol, u16)>,
+    /// Whether what NetworkPolicies deny is only counted and logged.
+    pub audit: bool,
+    /// Whether everything is denied: nobody knows (yet) what may be done.
+    pub blocked: bool,
+}
+
+impl ChainKey {
+    /// The chain that denies everything.
+    pub fn blocked(direction: Direction) -> ChainKey {
+        ChainKey {
+            direction,
+            policies: Vec::new(),
+            cluster_policies: Vec::new(),
+            named: Vec::new(),
+            audit: false,
+            blocked: true,
+        }
+    }
+}
+
+/// Connections, and what becomes of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What becomes of those that match.
+    pub action: Action,
+    /// Which they are.
+    pub matches: Matches,
+}
+
+/// The steps, in order: the first that matches decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The Admin tier; Pass goes on with the rest.
+    pub admin: Vec<Step>,
+    /// What comes after it.
+    pub rest: Rest,
+}
+
+/// What comes after the Admin tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// NetworkPolicies isolate: what is not allowed is denied.
+    Isolated {
+        /// What they allow.
+        allowed: Matches,
+        /// Whether what is denied is only counted and logged.
+        audit: bool,
+    },
+    /// The Baseline tier; what no step is about, or is passed, is allowed.
+    Open(Vec<Step>),
+}
+
+impl Chain {
+    /// Denies everything.
+    pub fn deny() -> Chain {
+        Chain {
+            admin: Vec::new(),
+            rest: Rest::Isolated { allowed: Matches::default(), audit: false },
+        }
+    }
+
+    /// Whether a connection with a peer is allowed; `port` is of no meaning without `protocol`.
+    pub fn allows(&self, peer: IpAddr, protocol: Option<Protocol>, port: u16) -> bool {
+        let first = |steps: &[Step]| {
+            let step = steps.iter().find(|step| step.matches.contains(peer, protocol, port));
+            step.map(|step| step.action)
+        };
+        match first(&self.admin) {
+            Some(Action::Accept) => return true,
+            Some(Action::Deny) => return false,
+            Some(Action::Pass) | None => {}
+        }
+        match &self.rest {
+            Rest::Isolated { allowed, audit } => *audit || allowed.contains(peer, protocol, port),
+            Rest::Open(steps) => first(steps) != Some(Action::Deny),
+        }
+    }
+}
+
+/// Peers, as addresses.
+enum Addresses {
+    Any,
+    These { pods: Vec<PodName>, blocks: Vec<(IpAddr, IpAddr)> },
+}
+
+pub(super) struct Builder<'a> {
+    pub(super) world: &'a World,
+    pub(super) claims: &'a Claims,
+    pub(super) selectors: &'a mut Selectors,
+}
+
+impl Builder<'_> {
+    pub(super) fn build(&mut self, key: &ChainKey) -> Result<Chain, TooLarge> {
+        if key.blocked {
+            return Ok(Chain::deny());
+        }
+        let rest = if key.policies.is_empty() {
+            Rest::Open(self.tier(key, Tier::Baseline)?)
+        } else {
+            let mut allowed = Matches::default();
+            let world = self.world;
+            for name in &key.policies {
+                let Some(policy) = world.policies.get(name) else { continue };
+                for rule in policy.rules(key.direction).unwrap_or_default() {
+                    allowed.add(self.rule(key, &name.namespace, rule));
+                }
+            }
+            Rest::Isolated { allowed: allowed.finish()?, audit: key.audit }
+        };
+        Ok(Chain { admin: self.tier(key, Tier::Admin)?, rest })
+    }
+
+    fn tier(&mut self, key: &ChainKey, tier: Tier) -> Result<Vec<Step>, TooLarge> {
+        let mut steps: Vec<Step> = Vec::new();
+        let world = self.world;
+        let policies = key.cluster_policies.iter();
+        let policies = policies.filter_map(|name| world.cluster_policies.get(name));
+        for policy in policies.filter(|policy| policy.tier == tier) {
+            for rule in policy.rules(key.direction) {
+                let (action, matches) = self.cluster_rule(key, rule);
+                match steps.last_mut() {
+                    Some(last) if last.action == action => last.matches.add(matches),
+                    _ => steps.push(Step { action, matches }),
+                }
+            }
+        }
+        let finish = |step: Step| Ok(Step { matches: step.matches.finish()?, ..step });
+        steps
+            .into_iter()
+            .map(finish)
+            .filter(|step| !matches!(step, Ok(s) if s.matches.is_empty()))
+            .collect()
+    }
+
+    fn rule(&mut self, key: &ChainKey, namespace: &Arc<str>, rule: &Rule) -> Matches {
+        let peers = match &rule.peers {
+            None => Addresses::Any,
+            Some(peers) => {
+                let (mut pods, mut blocks) = (Vec::new(), Vec::new());
+                for peer in peers {
+                    match peer {
+                        Peer::Pods(selector) => {
+                            let namespaces = Namespaces::One(Arc::clone(namespace));
+                            pods.extend(self.select(key, namespaces, selector));
+                        }
+                        Peer::PodsOf { namespaces, pods: selector } => {
+                            let namespaces = Namespaces::Selected(namespaces.clone());
+                            pods.extend(self.select(key, namespaces, selector));
+                        }
+                        Peer::Block { cidr, except } => {
+                            let except: Vec<_> = except.iter().map(Cidr::range).collect();
+                            blocks.extend(without(cidr.range(), &except));
+                        }
+                    }
+                }
+                Addresses::These { pods, blocks }
+            }
+        };
+        self.combine(key, peers, rule.ports.as_deref())
+    }
+
+    fn cluster_rule(&mut self, key: &ChainKey, rule: &ClusterRule) -> (Action, Matches) {
+        if rule.peers.contains(&ClusterPeer::Unknown) {
+            // It is not known whom it is about: it accepts nobody, and else denies everybody.
+            return match rule.action {
+                Action::Accept => (Action::Accept, Matches::default()),
+                Action::Deny | Action::Pass => (Action::Deny, Matches::everything()),
+            };
+        }
+        let (mut pods, mut blocks) = (Vec::new(), Vec::new());
+        for peer in &rule.peers {
+            match peer {
+                ClusterPeer::PodsOf { namespaces, pods: selector } => {
+                    let namespaces = Namespaces::Selected(namespaces.clone());
+                    pods.extend(self.select(key, namespaces, selector));
+                }
+                ClusterPeer::Networks(networks) => blocks.extend(networks.iter().map(Cidr::range)),
+                ClusterPeer::Nodes(selector) => {
+                    let nodes = self.world.nodes.values();
+                    let nodes = nodes.filter(|node| selector.matches(&node.labels));
+                    blocks.extend(nodes.flat_map(|node| &node.addresses).map(|ip| (*ip, *ip)));
+                }
+                ClusterPeer::Unknown => {}
+            }
+        }
+        let matches = self.combine(key, Addresses::These { pods, blocks }, rule.ports.as_deref());
+        (rule.action, matches)
+    }
+
+    fn select(&mut self, key: &ChainKey, namespaces: Namespaces, pods: &Selector) -> Vec<PodName> {
+        let set = PodSet { namespaces, pods: pods.clone() };
+        self.selectors.select(self.world, &set, key).iter().cloned().collect()
+    }
+
+    fn combine(&mut self, key: &ChainKey, peers: Addresses, ports: Option<&[Port]>) -> Matches {
+        let mut matches = Matches::default();
+        let Some(ports) = ports else {
+            match peers {
+                Addresses::Any => matches.everything = true,
+                Addresses::These { mut pods, blocks } => {
+                    matches.peers = self.addresses(&mut pods);
+                    matches.blocks = blocks;
+                }
+            }
+            return matches;
+        };
+        let peers = match peers {
+            Addresses::These { mut pods, blocks } => {
+                let addresses = self.addresses(&mut pods);
+                Some((pods, addresses, blocks))
+            }
+            Addresses::Any => None,
+        };
+        for port in ports {
+            match (&port.numbers, &peers) {
+                (Numbers::Range(first, last), None) => {
+                    matches.ports.push((port.protocol, *first, *last));
+                }
+                (Numbers::Range(first, last), Some((_, addresses, blocks))) => {
+                    let ports: Ports = (port.protocol, *first, *last);
+                    for address in addresses {
+                        matches.add_peer_ports(*address, ports);
+                    }
+                    matches.block_ports.extend(blocks.iter().map(|range| (*range, ports)));
+                }
+                (Numbers::Named(name), peers) if key.direction == Direction::Ingress => {
+                    let own = key.named.iter();
+                    let own =
+                        own.filter(|(n, protocol, _)| n == name && *protocol == port.protocol);
+                    for (_, protocol, number) in own {
+                        let ports = (*protocol, *number, *number);
+                        match peers {
+                            None => matches.ports.push(ports),
+                            Some((_, addresses, blocks)) => {
+                                for address in addresses {
+                                    matches.add_peer_ports(*address, ports);
+                                }
+                                matches.block_ports.extend(blocks.iter().map(|r| (*r, ports)));
+                            }
+                        }
+                    }
+                }
+                // Whatever each peer calls so; beyond the cluster nobody calls anything so.
+                (Numbers::Named(name), peers) => {
+                    let all;
+                    let pods = match peers {
+                        Some((pods, ..)) => pods,
+                        None => {
+                            let everywhere = Namespaces::Selected(Selector::default());
+                            all = self.select(key, everywhere, &Selector::default());
+                            &all
+                        }
+                    };
+                    for pod_name in pods {
+                        let Some(pod) = self.world.pods.get(pod_name) else { continue };
+                        let named = pod.ports.iter();
+                        for named in
+                            named.filter(|p| p.name == *name && p.protocol == port.protocol)
+                        {
+                            for address in self.addresses(&mut vec![pod_name.clone()]) {
+                                matches.peer_ports.push((address, named.protocol, named.number));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        matches
+    }
+
+    /// Addresses of pods. One that another pod claims too counts only if both are meant.
+    fn addresses(&self, pods: &mut Vec<PodName>) -> Vec<IpAddr> {
+        pods.sort_unstable();
+        pods.dedup();
+        let mut all = Vec::with_capacity(pods.len());
+        for name in pods.iter() {
+            for address in self.claims.of_pod(name) {
+                let claimants = self.claims.of_address(*address).iter();
+                if claimants
+                    .filter(|claimant| *claimant != name)
+                    .all(|other| pods.binary_search(other).is_ok())
+                {
+                    all.push(*address);
+                }
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,440 @@
+//! The world as one node enforces it.
+//!
+//! Each local address leads to a chain per direction in which anything is judged; pods whose policies say the
+//! same share their chains. A change of the world costs the selectors (each is asked once about the pod that
+//! changed) and the chains that it concerns, not what exists.
+
+mod chain;
+mod claims;
+mod matches;
+mod selectors;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use chain::{Chain, ChainKey, Rest, Step};
+pub use matches::{Matches, Ports, Range, TooLarge};
+
+use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
+use crate::world::{Namespace, Node, Pod, PodName, World};
+use claims::Claims;
+use selectors::Selectors;
+
+/// Something is there now, or (`None`) no more.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A pod; one that has ended is gone.
+    Pod(PodName, Option<Pod>),
+    /// A namespace.
+    Namespace(Arc<str>, Option<Namespace>),
+    /// A node.
+    Node(Arc<str>, Option<Node>),
+    /// A NetworkPolicy.
+    Policy(PolicyName, Option<Policy>),
+    /// A ClusterNetworkPolicy.
+    ClusterPolicy(Arc<str>, Option<ClusterPolicy>),
+}
+
+/// A pod as the plugin attached it: its addresses are known before the API server knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Whose it is.
+    pub pod: PodName,
+    /// The pod's UID; empty if the runtime did not tell.
+    pub uid: Arc<str>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What changed since it was asked last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Chains that are new or have changed.
+    pub chains: BTreeSet<ChainKey>,
+    /// Chains that nobody needs any more.
+    pub gone: BTreeSet<ChainKey>,
+    /// Addresses whose chains are others now.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Update {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Update::default()
+    }
+}
+
+/// Chains of an address, for ingress and egress; `None`: nothing is judged.
+pub type Verdicts = [Option<ChainKey>; 2];
+
+/// The compiled world, kept up to date.
+#[derive(Debug)]
+pub struct Compiler {
+    node: Arc<str>,
+    world: World,
+    attachments: BTreeMap<Arc<str>, Attachment>,
+    /// Who claims an address: pods that do not live in a node's network.
+    claims: Claims,
+    selectors: Selectors,
+    chains: BTreeMap<ChainKey, Arc<Chain>>,
+    addresses: BTreeMap<IpAddr, Verdicts>,
+    dirty_chains: BTreeSet<ChainKey>,
+    /// Whether the chains of local addresses must be looked at.
+    dirty_addresses: bool,
+    /// Chains that would be too large; they deny everything.
+    too_large: BTreeSet<ChainKey>,
+}
+
+impl Compiler {
+    /// An empty world, as seen from a node.
+    pub fn new(node: impl Into<Arc<str>>) -> Compiler {
+        Compiler {
+            node: node.into(),
+            world: World::default(),
+            attachments: BTreeMap::new(),
+            claims: Claims::default(),
+            selectors: Selectors::default(),
+            chains: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            dirty_chains: BTreeSet::new(),
+            dirty_addresses: false,
+            too_large: BTreeSet::new(),
+        }
+    }
+
+    /// What is known.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Chains of local addresses, as of the last [`update`](Compiler::update).
+    pub fn addresses(&self) -> &BTreeMap<IpAddr, Verdicts> {
+        &self.addresses
+    }
+
+    /// A chain.
+    pub fn chain(&self, key: &ChainKey) -> Option<&Arc<Chain>> {
+        self.chains.get(key)
+    }
+
+    /// All chains.
+    pub fn chains(&self) -> impl Iterator<Item = (&ChainKey, &Arc<Chain>)> {
+        self.chains.iter()
+    }
+
+    /// Chains that would be too large; they deny everything.
+    pub fn too_large(&self) -> &BTreeSet<ChainKey> {
+        &self.too_large
+    }
+
+    /// Takes a change in.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Pod(name, pod) => self.set_pod(name, pod),
+            Change::Namespace(name, namespace) => {
+                let old = match &namespace {
+                    Some(new) => self.world.namespaces.insert(Arc::clone(&name), new.clone()),
+                    None => self.world.namespaces.remove(&name),
+                };
+                if old != namespace {
+                    self.dirty_addresses = true;
+                    let users = self.selectors.namespace_changed(&self.world, &name);
+                    self.dirty_chains.extend(users);
+                }
+            }
+            Change::Node(name, node) => {
+                let old = match &node {
+                    Some(new) => self.world.nodes.insert(name, new.clone()),
+                    None => self.world.nodes.remove(&name),
+                };
+                if old != node {
+                    let asking = self.chains.keys().filter(|key| self.asks_nodes(key));
+                    let asking: Vec<ChainKey> = asking.cloned().collect();
+                    self.dirty_chains.extend(asking);
+                }
+            }
+            Change::Policy(name, policy) => {
+                let old = match &policy {
+                    Some(new) => self.world.policies.insert(name.clone(), new.clone()),
+                    None => self.world.policies.remove(&name),
+                };
+                if old != policy {
+                    self.dirty_addresses = true;
+                    let of_it = |key: &&ChainKey| key.policies.contains(&name);
+                    self.dirty_chains.extend(self.chains.keys().filter(of_it).cloned());
+                }
+            }
+            Change::ClusterPolicy(name, policy) => {
+                let old = match &policy {
+                    Some(new) => self.world.cluster_policies.insert(Arc::clone(&name), new.clone()),
+                    None => self.world.cluster_policies.remove(&name),
+                };
+                if old != policy {
+                    self.dirty_addresses = true;
+                    let of_it = |key: &&ChainKey| key.cluster_policies.contains(&name);
+                    self.dirty_chains.extend(self.chains.keys().filter(of_it).cloned());
+                }
+            }
+        }
+    }
+
+    /// A pod was attached, under the runtime's name of the attachment.
+    pub fn attach(&mut self, id: Arc<str>, attachment: Attachment) {
+        let pod = attachment.pod.clone();
+        let old = self.attachments.insert(id, attachment);
+        self.reconsider(&pod);
+        if let Some(old) = old {
+            self.reconsider(&old.pod);
+        }
+    }
+
+    /// An attachment ended.
+    pub fn detach(&mut self, id: &str) {
+        if let Some(old) = self.attachments.remove(id) {
+            self.reconsider(&old.pod);
+        }
+    }
+
+    /// Addresses of a pod have changed without the pod.
+    fn reconsider(&mut self, name: &PodName) {
+        self.dirty_addresses = true;
+        self.dirty_chains.extend(self.selectors.users_of(name));
+        self.claim(name);
+    }
+
+    fn set_pod(&mut self, name: PodName, pod: Option<Pod>) {
+        if self.world.pods.get(&name) == pod.as_ref() {
+            return;
+        }
+        let is_local = |pod: &Pod| pod.node == self.node;
+        self.dirty_addresses |=
+            pod.as_ref().is_some_and(is_local) || self.world.pods.get(&name).is_some_and(is_local);
+        self.dirty_chains.extend(self.selectors.users_of(&name));
+        match pod {
+            Some(pod) => self.world.pods.insert(name.clone(), pod),
+            None => self.world.pods.remove(&name),
+        };
+        self.selectors.pod_changed(&self.world, &name);
+        self.dirty_chains.extend(self.selectors.users_of(&name));
+        self.claim(&name);
+    }
+
+    fn claim(&mut self, name: &PodName) {
+        let addresses = self.addresses_of(name);
+        for other in self.claims.set(name, addresses) {
+            self.dirty_addresses = true;
+            self.dirty_chains.extend(self.selectors.users_of(&other));
+        }
+    }
+
+    /// Addresses of a pod: those that the API tells, and those of its attachments here.
+    fn addresses_of(&self, name: &PodName) -> Vec<IpAddr> {
+        let Some(pod) = self.world.pods.get(name) else { return Vec::new() };
+        if pod.host_network {
+            return Vec::new();
+        }
+        let mut addresses = pod.addresses.clone();
+        for attachment in self.attachments.values() {
+            if attachment.is_of(name, pod) {
+                addresses.extend(&attachment.addresses);
+            }
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    fn asks_nodes(&self, key: &ChainKey) -> bool {
+        let policies = key.cluster_policies.iter();
+        let policies = policies.filter_map(|name| self.world.cluster_policies.get(name));
+        let mut rules = policies.flat_map(|policy| policy.rules(key.direction));
+        rules.any(|rule| {
+            rule.peers.iter().any(|peer| matches!(peer, crate::model::ClusterPeer::Nodes(_)))
+        })
+    }
+
+    /// Brings chains and addresses up to date, and tells what changed.
+    pub fn update(&mut self) -> Update {
+        let mut update = Update::default();
+        if std::mem::take(&mut self.dirty_addresses) {
+            self.update_addresses(&mut update);
+        }
+        for key in std::mem::take(&mut self.dirty_chains) {
+            if !self.chains.contains_key(&key) {
+                continue;
+            }
+            let chain = self.build(&key);
+            if self.chains.get(&key).is_some_and(|old| **old != chain) {
+                self.chains.insert(key.clone(), Arc::new(chain));
+                update.chains.insert(key);
+            }
+        }
+        update
+    }
+
+    fn update_addresses(&mut self, update: &mut Update) {
+        let addresses = self.judged_addresses();
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        for (address, verdicts) in &self.addresses {
+            if before.get(address) != Some(verdicts) {
+                update.addresses.insert(*address);
+            }
+        }
+        update.addresses.extend(before.keys().filter(|old| !self.addresses.contains_key(*old)));
+        let needed: BTreeSet<ChainKey> =
+            self.addresses.values().flatten().flatten().cloned().collect();
+        let gone: Vec<ChainKey> =
+            self.chains.keys().filter(|key| !needed.contains(*key)).cloned().collect();
+        for key in gone {
+            self.selectors.release(&key);
+            self.too_large.remove(&key);
+            self.chains.remove(&key);
+            update.gone.insert(key);
+        }
+        for key in needed {
+            if !self.chains.contains_key(&key) {
+                self.dirty_chains.remove(&key);
+                let chain = self.build(&key);
+                self.chains.insert(key.clone(), Arc::new(chain));
+                update.chains.insert(key);
+            }
+        }
+    }
+
+    fn build(&mut self, key: &ChainKey) -> Chain {
+        self.selectors.release(key);
+        let mut builder = chain::Builder {
+            world: &self.world,
+            claims: &self.claims,
+            selectors: &mut self.selectors,
+        };
+        match builder.build(key) {
+            Ok(chain) => {
+                self.too_large.remove(key);
+                chain
+            }
+            Err(TooLarge) => {
+                self.too_large.insert(key.clone());
+                Chain::deny()
+            }
+        }
+    }
+
+    /// All local addresses for which anything is judged.
+    fn judged_addresses(&self) -> BTreeMap<IpAddr, Verdicts> {
+        let blocked = || Direction::ALL.map(|direction| Some(ChainKey::blocked(direction)));
+        let mut all: BTreeMap<IpAddr, Verdicts> = BTreeMap::new();
+        // Attached, and nobody knows yet what may be done.
+        let mut attached: BTreeMap<IpAddr, &PodName> = BTreeMap::new();
+        for attachment in self.attachments.values() {
+            let known = self.world.pods.get(&attachment.pod);
+            let known = known.is_some_and(|pod| attachment.is_of(&attachment.pod, pod));
+            for address in &attachment.addresses {
+                if !known || attached.insert(*address, &attachment.pod).is_some() {
+                    all.insert(*address, blocked());
+                }
+            }
+        }
+        let local = self.world.pods.iter().filter(|(_, pod)| pod.node == self.node);
+        for (name, pod) in local {
+            let verdicts = self.verdicts(name, pod);
+            for address in self.claims.of_pod(name).iter().copied() {
+                match attached.get(&address) {
+                    // What was attached here is newer than what the API server says of another pod.
+                    Some(owner) if *owner != name => continue,
+                    _ => {}
+                }
+                let here = |other: &&PodName| {
+                    self.world.pods.get(*other).is_some_and(|pod| pod.node == self.node)
+                };
+                let claimants = self.claims.of_address(address).iter().filter(here).count();
+                let contested = !attached.contains_key(&address) && claimants > 1;
+                if contested {
+                    all.insert(address, blocked());
+                } else if verdicts != [None, None] {
+                    all.entry(address).or_insert_with(|| verdicts.clone());
+                }
+            }
+        }
+        all
+    }
+
+    fn verdicts(&self, name: &PodName, pod: &Pod) -> Verdicts {
+        Direction::ALL.map(|direction| self.key(direction, name, pod))
+    }
+
+    /// The chain that judges a pod.
+    fn key(&self, direction: Direction, name: &PodName, pod: &Pod) -> Option<ChainKey> {
+        let audited =
+            self.world.namespaces.get(&name.namespace).is_some_and(|namespace| namespace.audit);
+        let first = PolicyName { namespace: Arc::clone(&name.namespace), name: "".into() };
+        let of_namespace = self.world.policies.range(first..);
+        let of_namespace =
+            of_namespace.take_while(|(policy, _)| policy.namespace == name.namespace);
+        let isolating: Vec<(&PolicyName, &Policy)> = of_namespace
+            .filter(|(_, policy)| {
+                policy.rules(direction).is_some() && policy.subject.matches(&pod.labels)
+            })
+            .collect();
+        // Those that only audit count where no other isolates.
+        let audit =
+            !isolating.is_empty() && isolating.iter().all(|(_, policy)| audited || policy.audit);
+        let counted: Vec<_> = isolating
+            .into_iter()
+            .filter(|(_, policy)| audit || !(audited || policy.audit))
+            .collect();
+        let cluster_policies = self.cluster_policies(direction, name, pod);
+        if counted.is_empty() && cluster_policies.is_empty() {
+            return None;
+        }
+        let mut named = BTreeSet::new();
+        if direction == Direction::Ingress {
+            let of_policies = counted.iter().flat_map(|(_, policy)| policy.rules(direction));
+            let of_policies =
+                of_policies.flatten().filter_map(|rule| rule.ports.as_ref()).flatten();
+            let of_cluster = cluster_policies.iter();
+            let of_cluster = of_cluster.filter_map(|name| self.world.cluster_policies.get(name));
+            let of_cluster = of_cluster.flat_map(|policy| policy.rules(direction));
+            let of_cluster = of_cluster.filter_map(|rule| rule.ports.as_ref()).flatten();
+            for port in of_policies.chain(of_cluster) {
+                let Numbers::Named(wanted) = &port.numbers else { continue };
+                let ports = pod.ports.iter();
+                let ports = ports.filter(|p| p.name == *wanted && p.protocol == port.protocol);
+                named.extend(ports.map(|p| (Arc::clone(wanted), p.protocol, p.number)));
+            }
+        }
+        Some(ChainKey {
+            direction,
+            policies: counted.into_iter().map(|(name, _)| name.clone()).collect(),
+            cluster_policies,
+            named: named.into_iter().collect::<Vec<(Arc<str>, Protocol, u16)>>(),
+            audit,
+            blocked: false,
+        })
+    }
+
+    /// ClusterNetworkPolicies that have rules for a pod, in the order in which they are asked.
+    fn cluster_policies(&self, direction: Direction, name: &PodName, pod: &Pod) -> Vec<Arc<str>> {
+        let none = Namespace::default();
+        let namespace = self.world.namespaces.get(&name.namespace).unwrap_or(&none);
+        let mut found: Vec<(Tier, u16, &Arc<str>)> = Vec::new();
+        for (name, policy) in &self.world.cluster_policies {
+            if !pod.host_network
+                && !policy.rules(direction).is_empty()
+                && policy.namespaces.matches(&namespace.labels)
+                && policy.pods.matches(&pod.labels)
+            {
+                found.push((policy.tier, policy.priority, name));
+            }
+        }
+        found.sort();
+        found.into_iter().map(|(_, _, name)| Arc::clone(name)).collect()
+    }
+}
+
+impl Attachment {
+    fn is_of(&self, name: &PodName, pod: &Pod) -> bool {
+        self.pod == *name && (self.uid.is_empty() || pod.uid.is_empty() || self.uid == pod.uid)
+    }
+}

@@ -1,0 +1,132 @@
+//! Which pods a peer selects: every distinct selector is asked once about each pod, and remembers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::chain::ChainKey;
+use crate::labels::Selector;
+use crate::world::{Pod, PodName, World};
+
+/// Pods by their labels and their namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PodSet {
+    pub(super) namespaces: Namespaces,
+    pub(super) pods: Selector,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Namespaces {
+    One(Arc<str>),
+    Selected(Selector),
+}
+
+impl PodSet {
+    fn matches(&self, world: &World, name: &PodName, pod: &Pod) -> bool {
+        // A pod in a node's network is the node.
+        !pod.host_network
+            && self.matches_namespace(world, &name.namespace)
+            && self.pods.matches(&pod.labels)
+    }
+
+    fn matches_namespace(&self, world: &World, name: &Arc<str>) -> bool {
+        match &self.namespaces {
+            Namespaces::One(own) => own == name,
+            Namespaces::Selected(selector) => match world.namespaces.get(name) {
+                Some(namespace) => selector.matches(&namespace.labels),
+                // Its labels are not known: nobody is let in by them.
+                None => false,
+            },
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Selected {
+    pods: BTreeSet<PodName>,
+    users: BTreeSet<ChainKey>,
+}
+
+/// All selectors that chains use.
+#[derive(Debug, Default)]
+pub(super) struct Selectors {
+    sets: HashMap<PodSet, Selected>,
+    of_chain: HashMap<ChainKey, BTreeSet<PodSet>>,
+}
+
+impl Selectors {
+    /// The pods of a set, on behalf of a chain.
+    pub(super) fn select(
+        &mut self,
+        world: &World,
+        set: &PodSet,
+        user: &ChainKey,
+    ) -> &BTreeSet<PodName> {
+        self.of_chain.entry(user.clone()).or_default().insert(set.clone());
+        let selected = self.sets.entry(set.clone()).or_insert_with(|| {
+            let pods = world.pods.iter().filter(|(name, pod)| set.matches(world, name, pod));
+            Selected { pods: pods.map(|(name, _)| name.clone()).collect(), users: BTreeSet::new() }
+        });
+        selected.users.insert(user.clone());
+        &selected.pods
+    }
+
+    /// A chain is not there any more, or is built anew.
+    pub(super) fn release(&mut self, user: &ChainKey) {
+        for set in self.of_chain.remove(user).into_iter().flatten() {
+            if let Some(selected) = self.sets.get_mut(&set) {
+                selected.users.remove(user);
+                if selected.users.is_empty() {
+                    self.sets.remove(&set);
+                }
+            }
+        }
+    }
+
+    /// Chains that have a pod among their peers.
+    pub(super) fn users_of(&self, name: &PodName) -> BTreeSet<ChainKey> {
+        let with_it = self.sets.values().filter(|selected| selected.pods.contains(name));
+        with_it.flat_map(|selected| selected.users.iter().cloned()).collect()
+    }
+
+    pub(super) fn pod_changed(&mut self, world: &World, name: &PodName) {
+        let pod = world.pods.get(name);
+        for (set, selected) in &mut self.sets {
+            if pod.is_some_and(|pod| set.matches(world, name, pod)) {
+                if !selected.pods.contains(name) {
+                    selected.pods.insert(name.clone());
+                }
+            } else {
+                selected.pods.remove(name);
+            }
+        }
+    }
+
+    /// Tells the chains that it concerns.
+    pub(super) fn namespace_changed(
+        &mut self,
+        world: &World,
+        name: &Arc<str>,
+    ) -> BTreeSet<ChainKey> {
+        let mut users = BTreeSet::new();
+        let first = PodName { namespace: Arc::clone(name), name: "".into() };
+        let members: Vec<(&PodName, &Pod)> =
+            world.pods.range(first..).take_while(|(pod, _)| pod.namespace == *name).collect();
+        for (set, selected) in &mut self.sets {
+            if matches!(set.namespaces, Namespaces::One(_)) {
+                continue;
+            }
+            let mut changed = false;
+            for (pod_name, pod) in &members {
+                changed |= if set.matches(world, pod_name, pod) {
+                    selected.pods.insert((*pod_name).clone())
+                } else {
+                    selected.pods.remove(*pod_name)
+                };
+            }
+            if changed {
+                users.extend(selected.users.iter().cloned());
+            }
+        }
+        users
+    }
+}
