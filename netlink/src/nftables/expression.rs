@@ -152,6 +152,8 @@ impl Payload {
     pub const IP6_DADDR: Payload = Payload { base: 1, offset: 24, length: 16 };
     /// Destination port of TCP, UDP, SCTP.
     pub const TH_DPORT: Payload = Payload { base: 2, offset: 2, length: 2 };
+    /// Type of ICMP and ICMPv6.
+    pub const ICMP_TYPE: Payload = Payload { base: 2, offset: 0, length: 1 };
 }
 
 /// A packet's property that is in none of its headers (`enum nft_meta_keys`).
@@ -178,8 +180,18 @@ pub enum Ct {
     State = 0,
     /// `IPS_*` bits.
     Status = 2,
-    /// IPv4 destination; only of one direction ([`Expression::LoadCtOriginal`]).
+    /// The connection's mark.
+    Mark = 3,
+    /// Transport protocol number.
+    Protocol = 10,
+    /// Source port, or what the protocol has in its place; only of one direction.
+    SourcePort = 11,
+    /// IPv4 source; only of one direction ([`Expression::LoadCtOriginal`], [`Expression::LoadCtReply`]).
+    SourceIp = 19,
+    /// IPv4 destination; likewise.
     DestinationIp = 20,
+    /// IPv6 source; likewise.
+    SourceIp6 = 21,
     /// IPv6 destination; likewise.
     DestinationIp6 = 22,
 }
@@ -233,6 +245,10 @@ pub enum Expression {
     LoadCt(Ct, Register),
     /// Loads a connection property of the original direction (`ct original …`).
     LoadCtOriginal(Ct, Register),
+    /// Loads a connection property of the reply direction (`ct reply …`).
+    LoadCtReply(Ct, Register),
+    /// Sets a connection property: the mark alone can be set.
+    StoreCt(Ct, Register),
     /// Loads a constant.
     LoadValue(Vec<u8>, Register),
     /// Loads a random number below the modulus (`numgen random mod N`).
@@ -315,6 +331,22 @@ pub enum Expression {
     Reject(RejectWith),
     /// Counts packets and bytes.
     Counter,
+    /// Ends the rule for what is more than so many packets a second, after a burst.
+    Limit {
+        /// Packets a second.
+        per_second: u64,
+        /// Packets at once.
+        burst: u32,
+    },
+    /// Hands a copy of the packet's beginning to whoever listens to the group.
+    Log {
+        /// `NFLOG` group.
+        group: u16,
+        /// What is told with it.
+        prefix: String,
+        /// Bytes of the packet.
+        snaplen: u32,
+    },
 }
 
 // Attributes of the expressions, in the order of nf_tables.h.
@@ -330,7 +362,15 @@ const NFTA_META_SREG: u16 = 3;
 const NFTA_CT_DREG: u16 = 1;
 const NFTA_CT_KEY: u16 = 2;
 const NFTA_CT_DIRECTION: u16 = 3;
+const NFTA_CT_SREG: u16 = 4;
 const IP_CT_DIR_ORIGINAL: u8 = 0;
+const IP_CT_DIR_REPLY: u8 = 1;
+const NFTA_LIMIT_RATE: u16 = 1;
+const NFTA_LIMIT_UNIT: u16 = 2;
+const NFTA_LIMIT_BURST: u16 = 3;
+const NFTA_LOG_GROUP: u16 = 1;
+const NFTA_LOG_PREFIX: u16 = 2;
+const NFTA_LOG_SNAPLEN: u16 = 3;
 const NFTA_NG_DREG: u16 = 1;
 const NFTA_NG_MODULUS: u16 = 2;
 const NFTA_NG_TYPE: u16 = 3;
@@ -376,7 +416,10 @@ impl Expression {
         match self {
             Expression::LoadPayload(..) => "payload",
             Expression::LoadMeta(..) | Expression::StoreMeta(..) => "meta",
-            Expression::LoadCt(..) | Expression::LoadCtOriginal(..) => "ct",
+            Expression::LoadCt(..)
+            | Expression::LoadCtOriginal(..)
+            | Expression::LoadCtReply(..)
+            | Expression::StoreCt(..) => "ct",
             Expression::LoadRandom { .. } => "numgen",
             Expression::LoadDestinationType(_) | Expression::LoadSourceType(_) => "fib",
             Expression::Compare(..) => "cmp",
@@ -390,6 +433,8 @@ impl Expression {
             Expression::Dynset { .. } => "dynset",
             Expression::Reject(_) => "reject",
             Expression::Counter => "counter",
+            Expression::Limit { .. } => "limit",
+            Expression::Log { .. } => "log",
         }
     }
 
@@ -424,6 +469,15 @@ impl Expression {
                 m.be32(NFTA_CT_KEY, *key as u32);
                 m.be32(NFTA_CT_DREG, to.number());
                 m.u8(NFTA_CT_DIRECTION, IP_CT_DIR_ORIGINAL);
+            }
+            Expression::LoadCtReply(key, to) => {
+                m.be32(NFTA_CT_KEY, *key as u32);
+                m.be32(NFTA_CT_DREG, to.number());
+                m.u8(NFTA_CT_DIRECTION, IP_CT_DIR_REPLY);
+            }
+            Expression::StoreCt(key, from) => {
+                m.be32(NFTA_CT_KEY, *key as u32);
+                m.be32(NFTA_CT_SREG, from.number());
             }
             Expression::LoadValue(value, to) => {
                 m.be32(NFTA_IMMEDIATE_DREG, to.number());
@@ -496,6 +550,16 @@ impl Expression {
                 m.be32(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST);
             }
             Expression::Counter => {}
+            Expression::Limit { per_second, burst } => {
+                m.be64(NFTA_LIMIT_RATE, *per_second);
+                m.be64(NFTA_LIMIT_UNIT, 1);
+                m.be32(NFTA_LIMIT_BURST, *burst);
+            }
+            Expression::Log { group, prefix, snaplen } => {
+                m.string(NFTA_LOG_PREFIX, prefix);
+                m.be16(NFTA_LOG_GROUP, *group);
+                m.be32(NFTA_LOG_SNAPLEN, *snaplen);
+            }
         }
     }
 }

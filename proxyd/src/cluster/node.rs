@@ -20,6 +20,8 @@ pub struct Node {
     pub vtep_mac: Option<MacAddress>,
     /// Its condition `NetworkUnavailable`, if it has one that says yes or no.
     pub network_unavailable: Option<bool>,
+    /// Its labels.
+    pub labels: netpol::Labels,
     /// Whether it is being removed: deleted, or tainted `ToBeDeletedByClusterAutoscaler`.
     pub going_away: bool,
 }

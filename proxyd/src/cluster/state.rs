@@ -21,6 +21,8 @@ pub enum Change {
     Node(Arc<str>, Option<Node>),
     /// The ranges that ClusterIPs come from, all of them.
     ServiceCidrs(Vec<Prefix>),
+    /// Something that policies are about.
+    Judged(Box<netpol::compile::Change>),
 }
 
 /// What changed since the last plan.
@@ -86,6 +88,8 @@ impl Cluster {
                 self.dirty.service_cidrs |= self.service_cidrs != cidrs;
                 self.service_cidrs = cidrs;
             }
+            // Policies have a world of their own.
+            Change::Judged(_) => {}
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use netpol::api::{ApiPeer, ApiRule, LabelSelector};
 use serde::Deserialize;
 
 /// A document of any kind.
@@ -38,6 +39,8 @@ pub struct Metadata {
     pub name: Option<String>,
     /// Namespace.
     pub namespace: Option<String>,
+    /// Tells it from an earlier object of the same name.
+    pub uid: Option<String>,
     /// Labels.
     pub labels: Option<BTreeMap<String, Option<String>>>,
     /// Annotations.
@@ -86,6 +89,36 @@ pub struct Spec {
     pub(super) taints: Option<Vec<Taint>>,
     // ServiceCIDR
     pub(super) cidrs: Option<Vec<String>>,
+    // Pod
+    pub(super) node_name: Option<String>,
+    pub(super) host_network: Option<bool>,
+    pub(super) containers: Option<Vec<Container>>,
+    pub(super) init_containers: Option<Vec<Container>>,
+    // NetworkPolicy, ClusterNetworkPolicy
+    pub(super) pod_selector: Option<LabelSelector>,
+    pub(super) policy_types: Option<Vec<String>>,
+    pub(super) ingress: Option<Vec<ApiRule>>,
+    pub(super) egress: Option<Vec<ApiRule>>,
+    pub(super) tier: Option<String>,
+    pub(super) priority: Option<i64>,
+    pub(super) subject: Option<ApiPeer>,
+}
+
+/// `spec.containers[]` of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    pub(super) ports: Option<Vec<NamedPort>>,
+    pub(super) restart_policy: Option<String>,
+}
+
+/// `spec.containers[].ports[]` of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NamedPort {
+    pub(super) name: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) container_port: Option<i64>,
 }
 
 /// `spec.ports[]` of a Service.
@@ -127,6 +160,12 @@ pub struct Status {
     pub(super) load_balancer: Option<LoadBalancer>,
     pub(super) addresses: Option<Vec<NodeAddress>>,
     pub(super) conditions: Option<Vec<Condition>>,
+    // Pod
+    pub(super) phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pub(super) pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pub(super) pod_ips: Option<Vec<PodIp>>,
 }
 
 /// `status.loadBalancer`.
@@ -150,6 +189,13 @@ pub struct Ingress {
 pub struct NodeAddress {
     pub(super) r#type: Option<String>,
     pub(super) address: Option<String>,
+}
+
+/// `status.podIPs[]` of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    pub(super) ip: Option<String>,
 }
 
 /// `status.conditions[]` of a Node.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use netlink::{Family, Prefix};
 
-use super::api;
+use netpol::compile::Change as Judged;
+use netpol::{PodName, PolicyName};
+
+use super::{api, judged};
 use crate::cluster::{
     Affinity, Change, Conditions, Endpoint, Hints, Names, Node, Protocol, Service, ServiceName,
     ServicePort, Slice, SliceName, SlicePort, TrafficPolicy,
@@ -24,6 +27,10 @@ pub(super) enum ObjectName {
     Slice(SliceName),
     Node(Arc<str>),
     ServiceCidr(Arc<str>),
+    Pod(PodName),
+    Namespace(Arc<str>),
+    Policy(PolicyName),
+    ClusterPolicy(Arc<str>),
 }
 
 impl ObjectName {
@@ -34,17 +41,29 @@ impl ObjectName {
             ObjectName::Slice(name) => Change::Slice(name.clone(), None),
             ObjectName::Node(name) => Change::Node(Arc::clone(name), None),
             ObjectName::ServiceCidr(_) => Change::ServiceCidrs(Vec::new()),
+            ObjectName::Pod(name) => Change::Judged(Box::new(Judged::Pod(name.clone(), None))),
+            ObjectName::Namespace(name) => {
+                Change::Judged(Box::new(Judged::Namespace(Arc::clone(name), None)))
+            }
+            ObjectName::Policy(name) => {
+                Change::Judged(Box::new(Judged::Policy(name.clone(), None)))
+            }
+            ObjectName::ClusterPolicy(name) => {
+                Change::Judged(Box::new(Judged::ClusterPolicy(Arc::clone(name), None)))
+            }
         }
     }
 }
 
 /// An object, as far as a proxy is concerned.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Object {
     Service(Service),
     Slice(Slice),
     Node(Node),
     ServiceCidr(Vec<Prefix>),
+    /// Of the kinds that policies are about.
+    Judged(Box<Judged>),
     /// It is well, and none of a proxy's business.
     Ignored,
 }
@@ -64,7 +83,7 @@ pub(super) struct Converted {
 
 /// Collects faults, and stops telling them one by one when there are many.
 #[derive(Default)]
-struct Faults {
+pub(super) struct Faults {
     told: Vec<Fault>,
     untold: usize,
 }
@@ -78,6 +97,12 @@ impl Faults {
         }
     }
 
+    pub(super) fn extend(&mut self, faults: Vec<Fault>) {
+        for (field, message) in faults {
+            self.add(field, message);
+        }
+    }
+
     fn into_list(mut self) -> Vec<Fault> {
         if self.untold > 0 {
             let message = format!("and {} more problems of this object", self.untold);
@@ -87,7 +112,7 @@ impl Faults {
     }
 
     /// Parses what is there; a fault if it cannot be.
-    fn parse<T>(
+    pub(super) fn parse<T>(
         &mut self,
         field: impl FnOnce() -> String,
         text: &str,
@@ -101,7 +126,7 @@ impl Faults {
         value
     }
 
-    fn annotation<T>(
+    pub(super) fn annotation<T>(
         &mut self,
         metadata: &api::Metadata,
         name: &str,
@@ -147,23 +172,20 @@ impl Faults {
     }
 }
 
-/// Kinds that are known and have nothing to say to a proxy yet.
-const OTHER_KINDS: [&str; 4] = ["Namespace", "Pod", "NetworkPolicy", "ClusterNetworkPolicy"];
-
 /// Converts a document. `Err` is a fault of the document as a whole.
 pub(super) fn convert(document: &api::Document, names: &mut Names) -> Result<Converted, Fault> {
     let kind = document.kind.as_deref().unwrap_or_default();
     if kind.is_empty() {
         return Err(("kind".into(), "is missing".into()));
     }
-    if OTHER_KINDS.contains(&kind) {
-        return Ok(Converted { title: kind.to_owned(), object: None, faults: Vec::new() });
-    }
     let expected = match kind {
         "Service" | "Node" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "ServiceCIDR" => "networking.k8s.io/v1",
-        _ => return Err(("kind".into(), format!("{kind:?} is not known here"))),
+        _ => match judged::KINDS.into_iter().find(|(known, _)| *known == kind) {
+            Some((_, version)) => version,
+            None => return Err(("kind".into(), format!("{kind:?} is not known here"))),
+        },
     };
     let version = document.api_version.as_deref().unwrap_or_default();
     if version != expected {
@@ -199,7 +221,7 @@ pub(super) fn convert(document: &api::Document, names: &mut Names) -> Result<Con
             let object = Object::Node(node(document, metadata, names, &mut faults));
             (format!("Node {name}"), Some((ObjectName::Node(names.intern(&name)), object)))
         }
-        _ => {
+        "ServiceCIDR" => {
             let cidrs = document.spec.as_ref().and_then(|spec| spec.cidrs.as_deref());
             let cidrs = faults.prefixes("spec.cidrs", cidrs.unwrap_or_default());
             (
@@ -207,6 +229,7 @@ pub(super) fn convert(document: &api::Document, names: &mut Names) -> Result<Con
                 Some((ObjectName::ServiceCidr(name), Object::ServiceCidr(cidrs))),
             )
         }
+        _ => judged::convert(kind, document, namespace, name, names, &mut faults),
     };
     Ok(Converted { title, object, faults: faults.into_list() })
 }
@@ -482,6 +505,7 @@ fn node(
         overlay_address,
         vtep_mac,
         network_unavailable,
+        labels: judged::labels(metadata, names),
         going_away: metadata.deletion_timestamp.is_some()
             || spec.taints.iter().flatten().any(taint),
     }

@@ -247,6 +247,7 @@ impl Manifests {
             (ObjectName::Service(key), Object::Service(s)) => Change::Service(key.clone(), Some(s)),
             (ObjectName::Slice(key), Object::Slice(s)) => Change::Slice(key.clone(), Some(s)),
             (ObjectName::Node(key), Object::Node(node)) => Change::Node(key.clone(), Some(node)),
+            (_, Object::Judged(change)) => Change::Judged(change),
             (ObjectName::ServiceCidr(_), Object::ServiceCidr(cidrs)) => {
                 self.service_cidrs.insert(object.clone(), cidrs);
                 Change::ServiceCidrs(Vec::new())

@@ -8,6 +8,7 @@ mod api_time;
 mod convert;
 mod documents;
 mod folder;
+mod judged;
 mod kubernetes;
 mod manifests;
 mod problem;

@@ -57,6 +57,11 @@ pub(super) fn ct(key: Ct) -> (&'static str, Meaning, u32) {
     match key {
         Ct::State => ("state", Meaning::State, 4),
         Ct::Status => ("status", Meaning::Status, 4),
+        Ct::Mark => ("mark", Meaning::Field(DataType::Mark), 4),
+        Ct::Protocol => ("protocol", Meaning::Field(DataType::InetProto), 1),
+        Ct::SourcePort => ("proto-src", Meaning::Field(DataType::InetService), 2),
+        Ct::SourceIp => ("ip saddr", Meaning::Field(DataType::Ipv4Addr), 4),
+        Ct::SourceIp6 => ("ip6 saddr", Meaning::Field(DataType::Ipv6Addr), 16),
         Ct::DestinationIp => ("ip daddr", Meaning::Field(DataType::Ipv4Addr), 4),
         Ct::DestinationIp6 => ("ip6 daddr", Meaning::Field(DataType::Ipv6Addr), 16),
     }

@@ -1,0 +1,242 @@
+//! What never changes: table `inet viaduct-policy`, its base chain and its sets of local addresses.
+//!
+//! Connections are judged by their conntrack tuple and not by their packets: original source, reply source
+//! (the pod behind a Service) and its port. So the answer is the same in both directions, and whatever was
+//! translated. One that was allowed carries the generation in the upper half of its mark; as long as that is
+//! the current one, its packets pass. A change that takes something away makes a new generation, and every
+//! connection is judged once more, at its next packet.
+
+use netlink::nftables::{
+    Chain, Compare, Ct, DataType, Element, Expression, Hook, Key, Meta, Payload, Register, Set,
+    Table, TableFamily, Transaction, Verdict,
+};
+
+use netlink::Family;
+
+/// Where everything is.
+pub(super) const TABLE: Table<'_> = Table { family: TableFamily::Inet, name: "viaduct-policy" };
+/// Bits of the connection mark that hold the generation.
+const GENERATION_SHIFT: u32 = 16;
+const GENERATION_MASK: u32 = 0xffff << GENERATION_SHIFT;
+pub(super) const GENERATION: &str = "generation";
+const FORWARD: &str = "forward";
+const ALLOWED: &str = "allowed";
+const NEIGHBOURS: &str = "neighbour-discovery";
+const UNTRACKABLE: &str = "untrackable";
+
+const R0: Register = Register(0);
+/// The register after an address.
+pub(super) fn after_address(family: Family) -> Register {
+    match family {
+        Family::V4 => Register(1),
+        Family::V6 => Register(4),
+    }
+}
+
+// `NF_CT_STATE_*` bits.
+const INVALID: u32 = 1 << 0;
+const ESTABLISHED: u32 = 1 << 1;
+const RELATED: u32 = 1 << 2;
+const UNTRACKED: u32 = 1 << 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+/// Router and neighbour solicitations and advertisements, redirects.
+const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, 134, 135, 136, 137];
+
+/// A set or map that exists for both families.
+pub(super) fn of(name: &str, family: Family) -> String {
+    match family {
+        Family::V4 => format!("{name}-4"),
+        Family::V6 => format!("{name}-6"),
+    }
+}
+
+/// Local addresses for which anything is judged.
+pub(super) const ISOLATED: &str = "isolated";
+/// The same, as both ends of a connection: what reaches itself through a Service.
+pub(super) const SELF: &str = "self";
+/// Where connections from, and to, a local address are judged.
+pub(super) const EGRESS: &str = "egress";
+pub(super) const INGRESS: &str = "ingress";
+
+pub(super) fn address_type(family: Family) -> DataType {
+    match family {
+        Family::V4 => DataType::Ipv4Addr,
+        Family::V6 => DataType::Ipv6Addr,
+    }
+}
+
+/// The source of the connection.
+pub(super) fn source(family: Family, to: Register) -> Expression {
+    match family {
+        Family::V4 => Expression::LoadCtOriginal(Ct::SourceIp, to),
+        Family::V6 => Expression::LoadCtOriginal(Ct::SourceIp6, to),
+    }
+}
+
+/// Its destination, after translation.
+pub(super) fn destination(family: Family, to: Register) -> Expression {
+    match family {
+        Family::V4 => Expression::LoadCtReply(Ct::SourceIp, to),
+        Family::V6 => Expression::LoadCtReply(Ct::SourceIp6, to),
+    }
+}
+
+fn any_of(bits: u32) -> [Expression; 3] {
+    [
+        Expression::LoadCt(Ct::State, R0),
+        Expression::Bitwise { register: R0, mask: bits.to_ne_bytes().into(), xor: vec![0; 4] },
+        Expression::Compare(Compare::NotEqual, R0, vec![0; 4]),
+    ]
+}
+
+fn protocol(number: u8) -> [Expression; 2] {
+    [Expression::LoadMeta(Meta::L4Proto, R0), Expression::Compare(Compare::Equal, R0, vec![number])]
+}
+
+fn family_is(family: Family) -> [Expression; 2] {
+    let number = match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    };
+    [Expression::LoadMeta(Meta::NfProto, R0), Expression::Compare(Compare::Equal, R0, vec![number])]
+}
+
+/// The whole table without anything that depends on pods, in place of what was there.
+pub(super) fn write(transaction: &mut Transaction, generation: u16) {
+    // Adding before deleting: a table that is not there cannot be deleted.
+    transaction.add_table(TABLE);
+    transaction.delete_table(TABLE);
+    transaction.add_table(TABLE);
+    transaction.add_set(TABLE, &Set::new(GENERATION, &[DataType::Mark]));
+    for family in [Family::V4, Family::V6] {
+        let address = address_type(family);
+        transaction.add_set(TABLE, &Set::new(&of(ISOLATED, family), &[address]));
+        transaction.add_set(TABLE, &Set::new(&of(SELF, family), &[address, address]));
+        for map in [EGRESS, INGRESS] {
+            transaction.add_set(TABLE, &Set::new(&of(map, family), &[address]).verdict_map());
+        }
+    }
+    let hook = Hook { kind: "filter", number: Hook::FORWARD, priority: 0 };
+    transaction.add_chain(TABLE, &Chain { name: FORWARD, hook: Some(hook) });
+    for name in [ALLOWED, NEIGHBOURS, UNTRACKABLE] {
+        transaction.add_chain(TABLE, &Chain { name, hook: None });
+    }
+    for kind in NEIGHBOUR_DISCOVERY {
+        let rule = [
+            Expression::LoadPayload(Payload::ICMP_TYPE, R0),
+            Expression::Compare(Compare::Equal, R0, vec![kind]),
+            Expression::Verdict(Verdict::Accept),
+        ];
+        transaction.add_rule(TABLE, NEIGHBOURS, "", &rule);
+    }
+    write_untrackable(transaction);
+    let mut rules: Vec<(&str, Vec<Expression>)> = Vec::new();
+    let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
+    let accept = Expression::Verdict(Verdict::Accept);
+    rules.push(("", [&protocol(ICMPV6)[..], &[jump(NEIGHBOURS)]].concat()));
+    rules.push((
+        "no connection is known that could be judged",
+        [&any_of(INVALID | UNTRACKED)[..], &[jump(UNTRACKABLE)]].concat(),
+    ));
+    rules.push((
+        "allowed in this generation",
+        [
+            &any_of(ESTABLISHED | RELATED)[..],
+            &[
+                Expression::LoadCt(Ct::Mark, R0),
+                Expression::Bitwise {
+                    register: R0,
+                    mask: GENERATION_MASK.to_ne_bytes().into(),
+                    xor: vec![0; 4],
+                },
+                Expression::LookupSet { set: GENERATION.into(), key: R0, inverted: false },
+                accept.clone(),
+            ],
+        ]
+        .concat(),
+    ));
+    for number in [ICMP, ICMPV6] {
+        let rule =
+            [&any_of(RELATED)[..], &protocol(number), std::slice::from_ref(&accept)].concat();
+        rules.push(("errors about a connection", rule));
+    }
+    for family in [Family::V4, Family::V6] {
+        let rule = vec![
+            source(family, R0),
+            destination(family, after_address(family)),
+            Expression::LookupSet { set: of(SELF, family), key: R0, inverted: false },
+            accept.clone(),
+        ];
+        rules.push(("a pod with itself", rule));
+    }
+    for family in [Family::V4, Family::V6] {
+        let map = of(EGRESS, family);
+        rules.push(("", vec![source(family, R0), Expression::LookupVerdict { map, key: R0 }]));
+    }
+    for family in [Family::V4, Family::V6] {
+        let map = of(INGRESS, family);
+        rules.push(("", vec![destination(family, R0), Expression::LookupVerdict { map, key: R0 }]));
+    }
+    rules.push(("", vec![Expression::Verdict(Verdict::Goto(ALLOWED.into()))]));
+    for (comment, rule) in rules {
+        transaction.add_rule(TABLE, FORWARD, comment, &rule);
+    }
+    write_generation(transaction, generation);
+}
+
+/// Packets without a connection to judge: those of isolated pods go no further.
+fn write_untrackable(transaction: &mut Transaction) {
+    let ends = [
+        (Family::V4, Payload::IP_SADDR),
+        (Family::V4, Payload::IP_DADDR),
+        (Family::V6, Payload::IP6_SADDR),
+        (Family::V6, Payload::IP6_DADDR),
+    ];
+    for (family, end) in ends {
+        let rule = [
+            &family_is(family)[..],
+            &[
+                Expression::LoadPayload(end, R0),
+                Expression::LookupSet { set: of(ISOLATED, family), key: R0, inverted: false },
+                Expression::Counter,
+                Expression::Verdict(Verdict::Drop),
+            ],
+        ]
+        .concat();
+        transaction.add_rule(TABLE, UNTRACKABLE, "", &rule);
+    }
+    transaction.add_rule(TABLE, UNTRACKABLE, "", &[Expression::Verdict(Verdict::Accept)]);
+}
+
+fn generation_element(generation: u16) -> Element {
+    Element::new(Key::new().mark(u32::from(generation) << GENERATION_SHIFT))
+}
+
+fn write_generation(transaction: &mut Transaction, generation: u16) {
+    transaction.add_elements(TABLE, GENERATION, false, &[generation_element(generation)]);
+    let rule = [
+        Expression::LoadCt(Ct::Mark, R0),
+        Expression::Bitwise {
+            register: R0,
+            mask: (!GENERATION_MASK).to_ne_bytes().into(),
+            xor: (u32::from(generation) << GENERATION_SHIFT).to_ne_bytes().into(),
+        },
+        Expression::StoreCt(Ct::Mark, R0),
+        Expression::Verdict(Verdict::Accept),
+    ];
+    transaction.add_rule(TABLE, ALLOWED, "", &rule);
+}
+
+/// From here on every connection is judged once more.
+pub(super) fn change_generation(transaction: &mut Transaction, from: u16, to: u16) {
+    transaction.delete_elements(TABLE, GENERATION, &[generation_element(from)]);
+    transaction.flush_chain(TABLE, ALLOWED);
+    write_generation(transaction, to);
+}
+
+/// The generation that an element of the set tells.
+pub(super) fn generation_of(element: &Element) -> Option<u16> {
+    let bytes: [u8; 4] = element.key.as_slice().try_into().ok()?;
+    u16::try_from(u32::from_ne_bytes(bytes) >> GENERATION_SHIFT).ok()
+}

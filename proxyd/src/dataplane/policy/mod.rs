@@ -1,0 +1,260 @@
+//! Policies in nftables: table `inet viaduct-policy`.
+//!
+//! - `layout`: the base chain; `chain`: the chain of pods whose policies say the same; `sets`: what it asks
+//!
+//! What was committed is in memory, so that a change costs what it changes. At the start, and after any
+//! error, the table is replaced by a whole new one in a single transaction.
+
+mod chain;
+mod layout;
+mod sets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netlink::nftables::{Element, ElementChange, Key, NftSocket, Transaction, Verdict};
+use netlink::{Errno, Family, Result};
+use netpol::compile::{ChainKey, Compiler, Update, Verdicts};
+
+use chain::Installed;
+use layout::{EGRESS, INGRESS, ISOLATED, SELF, TABLE, of};
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Elements added and deleted.
+    pub elements: usize,
+    /// Whether the whole table was written.
+    pub full: bool,
+    /// Whether every live connection is judged once more.
+    pub judged_anew: bool,
+}
+
+/// Policies in nftables.
+pub struct Policies {
+    socket: NftSocket,
+    generation: u16,
+    /// What was committed last; `None`: not known.
+    state: Option<State>,
+    /// Chains that nobody needs any more, to be deleted after the commit that left them.
+    litter: Vec<Installed>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether there is a table at all: a node without policies has none.
+    table: bool,
+    chains: BTreeMap<ChainKey, Installed>,
+    addresses: BTreeMap<IpAddr, Verdicts>,
+    /// How many chains there were, for their names.
+    serial: u64,
+}
+
+impl Policies {
+    /// Opens the connection in the calling thread's network namespace.
+    pub fn open() -> Result<Policies> {
+        let mut socket = NftSocket::open()?;
+        let before = socket.elements(TABLE, layout::GENERATION)?.unwrap_or_default();
+        let generation = match before.iter().find_map(layout::generation_of) {
+            Some(generation) => generation,
+            // Connections may carry a mark of a table that is no more: it should not be this one.
+            None => std::process::id() as u16,
+        };
+        Ok(Policies { socket, generation, state: None, litter: Vec::new() })
+    }
+
+    /// The number by which our own changes are known among the kernel's notifications.
+    pub fn port(&self) -> Result<u32> {
+        self.socket.port()
+    }
+
+    /// Assumes nothing of what is in the kernel.
+    pub fn forget(&mut self) {
+        self.state = None;
+    }
+
+    /// How many chains and local addresses there are.
+    pub fn counts(&self) -> (usize, usize) {
+        self.state.as_ref().map_or((0, 0), |state| (state.chains.len(), state.addresses.len()))
+    }
+
+    /// Writes what changed.
+    pub fn sync(&mut self, compiler: &Compiler, update: &Update) -> Result<Written> {
+        let needed = !compiler.addresses().is_empty();
+        let known = self.state.take().filter(|state| state.table && needed);
+        let outcome = match known {
+            Some(state) => self.change(state, compiler, update),
+            None if needed => self.write_all(compiler),
+            None => self.remove(),
+        };
+        if outcome.is_err() {
+            self.state = None;
+        }
+        self.sweep();
+        outcome
+    }
+
+    fn next_generation(&self) -> u16 {
+        // 0 is what connections carry that were never judged.
+        self.generation.checked_add(1).unwrap_or(1)
+    }
+
+    fn remove(&mut self) -> Result<Written> {
+        let mut transaction = Transaction::default();
+        transaction.add_table(TABLE);
+        transaction.delete_table(TABLE);
+        self.socket.commit(transaction)?;
+        self.litter.clear();
+        self.state = Some(State::default());
+        Ok(Written::default())
+    }
+
+    fn write_all(&mut self, compiler: &Compiler) -> Result<Written> {
+        let generation = self.next_generation();
+        let mut transaction = Transaction::default();
+        layout::write(&mut transaction, generation);
+        let mut state = State { table: true, ..State::default() };
+        let mut elements = 0;
+        for (key, chain) in compiler.chains() {
+            let installed = Installed::new(key, Arc::clone(chain), state.next_serial());
+            elements += installed.write(&mut transaction);
+            state.chains.insert(key.clone(), installed);
+        }
+        for (address, verdicts) in compiler.addresses() {
+            elements += write_address(&mut transaction, &state.chains, *address, verdicts);
+        }
+        state.addresses.clone_from(compiler.addresses());
+        self.socket.commit(transaction)?;
+        self.litter.clear();
+        self.generation = generation;
+        self.state = Some(state);
+        Ok(Written { elements, full: true, judged_anew: true })
+    }
+
+    fn change(
+        &mut self,
+        mut state: State,
+        compiler: &Compiler,
+        update: &Update,
+    ) -> Result<Written> {
+        let mut transaction = Transaction::default();
+        let (mut elements, mut restricts) = (0, false);
+        let mut litter = Vec::new();
+        // Addresses whose elements must be written, as their chain is another one.
+        let mut moved: BTreeSet<ChainKey> = BTreeSet::new();
+        for key in &update.chains {
+            let Some(chain) = compiler.chain(key) else { continue };
+            if let Some(installed) = state.chains.get_mut(key) {
+                if let Some(changed) = installed.change(chain, &mut transaction) {
+                    elements += changed.elements;
+                    restricts |= changed.restricts;
+                    continue;
+                }
+                moved.insert(key.clone());
+            }
+            let installed = Installed::new(key, Arc::clone(chain), state.next_serial());
+            elements += installed.write(&mut transaction);
+            litter.extend(state.chains.insert(key.clone(), installed));
+        }
+        let mut addresses = update.addresses.clone();
+        if !moved.is_empty() {
+            let uses =
+                |verdicts: &Verdicts| verdicts.iter().flatten().any(|key| moved.contains(key));
+            let users = compiler.addresses().iter().filter(|(_, verdicts)| uses(verdicts));
+            addresses.extend(users.map(|(address, _)| *address));
+        }
+        for address in &addresses {
+            restricts = true;
+            if let Some(before) = state.addresses.remove(address) {
+                elements += delete_address(&mut transaction, *address, &before);
+            }
+            if let Some(now) = compiler.addresses().get(address) {
+                elements += write_address(&mut transaction, &state.chains, *address, now);
+                state.addresses.insert(*address, now.clone());
+            }
+        }
+        for key in &update.gone {
+            litter.extend(state.chains.remove(key));
+        }
+        let generation = if restricts { self.next_generation() } else { self.generation };
+        if restricts {
+            layout::change_generation(&mut transaction, self.generation, generation);
+        }
+        if elements > 0 || restricts {
+            self.socket.commit(transaction)?;
+        }
+        self.generation = generation;
+        self.litter.extend(litter);
+        self.state = Some(state);
+        Ok(Written { elements, full: false, judged_anew: restricts })
+    }
+
+    /// Deletes chains that nobody needs. The kernel may still be busy with what led to them; then the next
+    /// change tries again.
+    fn sweep(&mut self) {
+        if self.litter.is_empty() || self.state.is_none() {
+            return;
+        }
+        let mut transaction = Transaction::default();
+        for installed in &self.litter {
+            installed.delete(&mut transaction);
+        }
+        match self.socket.commit(transaction) {
+            Ok(()) => self.litter.clear(),
+            Err(error) if error.errno == Errno::BUSY => {}
+            Err(error) => {
+                tracing::warn!("{error}: the policy table is written anew");
+                self.state = None;
+            }
+        }
+    }
+}
+
+impl State {
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}
+
+fn self_element(address: IpAddr) -> Element {
+    Element::new(Key::new().ip(address).ip(address))
+}
+
+/// The maps in which an address leads to its chains, by the order of [`Verdicts`].
+const MAPS: [&str; 2] = [INGRESS, EGRESS];
+
+fn write_address(
+    transaction: &mut Transaction,
+    chains: &BTreeMap<ChainKey, Installed>,
+    address: IpAddr,
+    verdicts: &Verdicts,
+) -> usize {
+    let family = Family::of(address);
+    transaction.add_elements(TABLE, &of(ISOLATED, family), false, &[sets::address(address)]);
+    transaction.add_elements(TABLE, &of(SELF, family), false, &[self_element(address)]);
+    let mut elements = 2;
+    for (map, key) in MAPS.into_iter().zip(verdicts) {
+        let Some(installed) = key.as_ref().and_then(|key| chains.get(key)) else { continue };
+        let verdict = Verdict::Jump(installed.name().to_owned());
+        let element = sets::address(address).verdict(verdict);
+        transaction.change_element(ElementChange::Add, TABLE, &of(map, family), element.borrow());
+        elements += 1;
+    }
+    elements
+}
+
+fn delete_address(transaction: &mut Transaction, address: IpAddr, verdicts: &Verdicts) -> usize {
+    let family = Family::of(address);
+    transaction.delete_elements(TABLE, &of(ISOLATED, family), &[sets::address(address)]);
+    transaction.delete_elements(TABLE, &of(SELF, family), &[self_element(address)]);
+    let mut elements = 2;
+    for (map, key) in MAPS.into_iter().zip(verdicts) {
+        if key.is_some() {
+            transaction.delete_elements(TABLE, &of(map, family), &[sets::address(address)]);
+            elements += 1;
+        }
+    }
+    elements
+}
