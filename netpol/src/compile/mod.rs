@@ -179,14 +179,47 @@ impl Compiler {
         }
     }
 
-    /// A pod was attached, under the runtime's name of the attachment.
-    pub fn attach(&mut self, id: Arc<str>, attachment: Attachment) {
+    /// A pod was attached, under the runtime's name of the attachment. Whoever had one of its addresses has it
+    /// no more: tells those attachments, which are forgotten.
+    pub fn attach(&mut self, id: Arc<str>, attachment: Attachment) -> Vec<Arc<str>> {
+        let shares = |other: &Attachment| {
+            other.addresses.iter().any(|address| attachment.addresses.contains(address))
+        };
+        let others = self.attachments.iter();
+        let replaced: Vec<Arc<str>> = others
+            .filter(|(other, earlier)| **other != id && shares(earlier))
+            .map(|(other, _)| Arc::clone(other))
+            .collect();
+        for other in &replaced {
+            self.detach(other);
+        }
         let pod = attachment.pod.clone();
         let old = self.attachments.insert(id, attachment);
         self.reconsider(&pod);
         if let Some(old) = old {
             self.reconsider(&old.pod);
         }
+        replaced
+    }
+
+    /// Whether an attachment's pod is not known, and some policy may be about it.
+    pub fn is_unknown(&self, id: &str) -> bool {
+        self.attachments.get(id).is_some_and(|attachment| {
+            self.may_be_judged(&attachment.pod.namespace) && !self.knows(attachment)
+        })
+    }
+
+    fn knows(&self, attachment: &Attachment) -> bool {
+        let pod = self.world.pods.get(&attachment.pod);
+        pod.is_some_and(|pod| attachment.is_of(&attachment.pod, pod))
+    }
+
+    /// Whether there is any policy for the pods of a namespace.
+    fn may_be_judged(&self, namespace: &Arc<str>) -> bool {
+        let first = PolicyName { namespace: Arc::clone(namespace), name: "".into() };
+        let mut policies = self.world.policies.range(first..);
+        !self.world.cluster_policies.is_empty()
+            || policies.next().is_some_and(|(policy, _)| policy.namespace == *namespace)
     }
 
     /// An attachment ended.
@@ -328,10 +361,10 @@ impl Compiler {
         // Attached, and nobody knows yet what may be done.
         let mut attached: BTreeMap<IpAddr, &PodName> = BTreeMap::new();
         for attachment in self.attachments.values() {
-            let known = self.world.pods.get(&attachment.pod);
-            let known = known.is_some_and(|pod| attachment.is_of(&attachment.pod, pod));
+            let unknown = !self.knows(attachment);
             for address in &attachment.addresses {
-                if !known || attached.insert(*address, &attachment.pod).is_some() {
+                attached.insert(*address, &attachment.pod);
+                if unknown && self.may_be_judged(&attachment.pod.namespace) {
                     all.insert(*address, blocked());
                 }
             }

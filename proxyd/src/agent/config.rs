@@ -45,6 +45,8 @@ impl Mode {
 pub struct Network {
     /// Whether Services are this daemon's business too, and not another proxy's.
     pub services: bool,
+    /// Whether NetworkPolicies are enforced.
+    pub policies: bool,
     /// How nodes reach each other's pods.
     pub backend: Backend,
     /// How pods are attached.
@@ -80,6 +82,7 @@ impl Default for Network {
     fn default() -> Network {
         Network {
             services: true,
+            policies: true,
             backend: Backend::default(),
             mode: Mode::default(),
             vni: 1,

@@ -28,6 +28,7 @@ pub use config::{Backend, Network};
 pub use conflist::conflist;
 
 use crate::cluster::Node;
+use crate::daemon::policies::ToPolicies;
 use crate::daemon::status::Status;
 use crate::reporter::{Reason, Reporter};
 use crate::server::Health;
@@ -47,6 +48,8 @@ pub type ToAgent = Sender<Nodes>;
 pub struct Settings {
     /// `network.yaml`.
     pub network: Network,
+    /// Who lets pods start, if policies are enforced.
+    pub policies: Option<ToPolicies>,
     /// This node's name.
     pub node_name: Arc<str>,
     /// Addresses of all pods, which are not masqueraded.
@@ -64,7 +67,7 @@ pub fn start(settings: Settings) -> Result<ToAgent> {
     let routes = RouteSocket::open()?;
     settings.health.set_part("network", Err("the nodes are not known yet".to_owned()));
     let ready = socket::Ready::default();
-    socket::serve(&settings.network.daemon_socket, ready.clone())
+    socket::serve(&settings.network.daemon_socket, ready.clone(), settings.policies.clone())
         .with_context(|| format!("listen at {}", settings.network.daemon_socket.display()))?;
     let (nodes, queue) = channel();
     let agent = Agent {

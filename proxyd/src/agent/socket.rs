@@ -2,18 +2,27 @@
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use netpol::PodName;
+use netpol::compile::Attachment;
+use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::daemon::policies::{PolicyEvent, ToPolicies};
 
 /// The longest question that is read.
 const QUESTION_MAX: u64 = 64 * 1024;
 /// A client that says nothing is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the policy thread may take, which answers before that; the plugin waits longer.
+const VERDICT: Duration = Duration::from_millis(4500);
 
 /// Whether this node can serve pods, and if not, why.
 #[derive(Clone)]
@@ -36,7 +45,11 @@ impl Ready {
 }
 
 /// Answers at this path from now on. Only root may ask.
-pub(super) fn serve(path: &Path, ready: Ready) -> std::io::Result<()> {
+pub(super) fn serve(
+    path: &Path,
+    ready: Ready,
+    policies: Option<ToPolicies>,
+) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -49,10 +62,10 @@ pub(super) fn serve(path: &Path, ready: Ready) -> std::io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     std::thread::Builder::new().name("cni-socket".into()).spawn(move || {
         for stream in listener.incoming().flatten() {
-            let ready = ready.clone();
+            let asked = Asked { ready: ready.clone(), policies: policies.clone() };
             let started = std::thread::Builder::new()
                 .name("cni-question".into())
-                .spawn(move || respond(stream, &ready));
+                .spawn(move || respond(stream, &asked));
             if let Err(error) = started {
                 tracing::warn!("a question of the plugin's stays without an answer: {error}");
             }
@@ -61,13 +74,49 @@ pub(super) fn serve(path: &Path, ready: Ready) -> std::io::Result<()> {
     Ok(())
 }
 
-fn respond(stream: UnixStream, ready: &Ready) {
+/// Who knows the answers.
+struct Asked {
+    ready: Ready,
+    policies: Option<ToPolicies>,
+}
+
+/// What the plugin says of a pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    #[serde(rename = "containerID")]
+    container: String,
+    ifname: String,
+    #[serde(default)]
+    ips: Vec<IpAddr>,
+    pod: PodIdentity,
+}
+
+#[derive(Deserialize)]
+struct PodIdentity {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Report {
+    fn id(&self) -> Arc<str> {
+        format!("{}.{}", self.container, self.ifname).into()
+    }
+}
+
+fn respond(stream: UnixStream, asked: &Asked) {
     let answer = || -> std::io::Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut line = String::new();
         BufReader::new((&stream).take(QUESTION_MAX)).read_line(&mut line)?;
-        let answer = answer(&line, ready);
+        // The kernel says who asks; the file's mode alone could be changed.
+        let asker = rustix::net::sockopt::socket_peercred(&stream)?;
+        let answer = match asker.uid.is_root() {
+            true => answer(&line, asked),
+            false => json!({"ok": false, "error": "only root may ask"}),
+        };
         (&stream).write_all(format!("{answer}\n").as_bytes())
     };
     if let Err(error) = answer() {
@@ -75,19 +124,60 @@ fn respond(stream: UnixStream, ready: &Ready) {
     }
 }
 
-fn answer(line: &str, ready: &Ready) -> Value {
+fn answer(line: &str, asked: &Asked) -> Value {
     let refused = |why: String| json!({"ok": false, "error": why});
     let question: Value = match serde_json::from_str(line) {
         Ok(question) => question,
         Err(error) => return refused(format!("not JSON: {error}")),
     };
     match question.get("verb").and_then(Value::as_str) {
-        Some("ADD" | "STATUS") => match ready.get() {
+        Some("STATUS") => match asked.ready.get() {
             Ok(()) => json!({"ok": true}),
             Err(why) => refused(why),
         },
-        Some("DEL") => json!({"ok": true}),
+        Some("ADD") => match asked.ready.get().and_then(|()| asked.isolate(question)) {
+            Ok(()) => json!({"ok": true}),
+            Err(why) => refused(why),
+        },
+        Some("DEL") => {
+            asked.release(question);
+            json!({"ok": true})
+        }
         other => refused(format!("verb {} is not known", other.unwrap_or("(none)"))),
+    }
+}
+
+impl Asked {
+    /// Returns when what the pod may do, and may not, is in the kernel.
+    fn isolate(&self, question: Value) -> Result<(), String> {
+        let Some(policies) = &self.policies else { return Ok(()) };
+        let report: Report =
+            serde_json::from_value(question).map_err(|error| format!("ADD: {error}"))?;
+        if report.pod.name.is_empty() {
+            return Ok(()); // no pod of Kubernetes
+        }
+        let id = report.id();
+        let PodIdentity { namespace, name, uid } = report.pod;
+        let pod = PodName { namespace: namespace.into(), name: name.into() };
+        let attachment = Attachment { pod, uid: uid.into(), addresses: report.ips };
+        let (answer, received) = channel();
+        let ended = || "the policy thread has ended".to_owned();
+        policies
+            .send(PolicyEvent::Attach(Arc::clone(&id), attachment, answer))
+            .map_err(|_| ended())?;
+        let outcome = received.recv_timeout(VERDICT).unwrap_or_else(|_| Err(ended()));
+        if outcome.is_err() {
+            let _ = policies.send(PolicyEvent::Detach(id));
+        }
+        outcome
+    }
+
+    fn release(&self, question: Value) {
+        if let (Some(policies), Ok(report)) =
+            (&self.policies, serde_json::from_value::<Report>(question))
+        {
+            let _ = policies.send(PolicyEvent::Detach(report.id()));
+        }
     }
 }
 
@@ -108,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new").join("cni.sock");
         let ready = Ready::default();
-        serve(&path, ready.clone()).unwrap();
+        serve(&path, ready.clone(), None).unwrap();
         let add = "{\"verb\":\"ADD\",\"pod\":{\"name\":\"a\"}}\n";
         assert_eq!(ask(&path, add)["ok"], false);
         assert_eq!(ask(&path, "{\"verb\":\"DEL\"}\n")["ok"], true);
@@ -121,7 +211,7 @@ mod tests {
         assert_eq!(ask(&path, "{\"verb\":\"EAT\"}\n")["ok"], false);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // The next daemon takes the place of one that was killed.
-        serve(&path, ready).unwrap();
+        serve(&path, ready, None).unwrap();
         assert_eq!(ask(&path, "{\"verb\":\"DEL\"}\n")["ok"], true);
     }
 }

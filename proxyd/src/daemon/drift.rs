@@ -1,19 +1,58 @@
 //! Notices what others do to our tables.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::Sender;
 
 use netlink::Errno;
-use netlink::nftables::{NftMonitor, TableFamily};
-
-use super::Event;
+use netlink::nftables::{NftEvent, NftMonitor, TableFamily};
 
 /// How the kernel layer calls that.
 const TABLE_DELETED: &str = "table deleted";
 
-/// Listens on a thread of its own; changes made through the socket `own_port` are ours. `false` if that
-/// is not possible.
-pub(super) fn listen(events: Sender<Event>, own_port: u32) -> bool {
+/// What is listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// Tables `ip viaduct` and `ip6 viaduct`.
+    Services,
+    /// Table `inet viaduct-policy`.
+    Policies,
+}
+
+impl Watched {
+    /// What a table is called in the log, if it is one of these.
+    fn title(self, event: &NftEvent) -> Option<&'static str> {
+        match self {
+            Watched::Services if event.table == "viaduct" && event.is_of(TableFamily::Ip) => {
+                Some(" (IPv4)")
+            }
+            Watched::Services if event.table == "viaduct" && event.is_of(TableFamily::Ip6) => {
+                Some(" (IPv6)")
+            }
+            Watched::Policies
+                if event.table == "viaduct-policy" && event.is_of(TableFamily::Inet) =>
+            {
+                Some("")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What was heard.
+#[derive(Debug)]
+pub enum Told {
+    /// Somebody else changed something, in these ways.
+    Changes(Vec<String>),
+    /// Nothing will be heard any more.
+    Deaf,
+}
+
+/// Listens on a thread of its own; changes made through the socket `own_port` are ours. Ends when `tell` says
+/// that nobody listens. `false` if it is not possible.
+pub(super) fn listen(
+    watched: Watched,
+    own_port: u32,
+    tell: impl Fn(Told) -> bool + Send + 'static,
+) -> bool {
     let monitor = match NftMonitor::open() {
         Ok(monitor) => monitor,
         Err(error) => {
@@ -21,7 +60,7 @@ pub(super) fn listen(events: Sender<Event>, own_port: u32) -> bool {
             return false;
         }
     };
-    let listen = move || watch(monitor, &events, own_port);
+    let listen = move || watch(monitor, watched, own_port, &tell);
     let started = std::thread::Builder::new().name("drift".into()).spawn(listen);
     if let Err(error) = &started {
         tracing::warn!("cannot listen for changes of nftables: {error}");
@@ -29,16 +68,15 @@ pub(super) fn listen(events: Sender<Event>, own_port: u32) -> bool {
     started.is_ok()
 }
 
-fn watch(mut monitor: NftMonitor, events: &Sender<Event>, own_port: u32) {
+fn watch(mut monitor: NftMonitor, watched: Watched, own_port: u32, tell: &impl Fn(Told) -> bool) {
     loop {
         // What happened how often, in one datagram.
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let waited = monitor.wait(|event| {
-            let ours = event.table == "viaduct"
-                && (event.is_of(TableFamily::Ip) || event.is_of(TableFamily::Ip6));
-            if ours && event.port != own_port {
-                let family = if event.is_of(TableFamily::Ip) { "IPv4" } else { "IPv6" };
-                *seen.entry(format!("{} ({family})", event.what)).or_default() += 1;
+            if let Some(title) = watched.title(&event)
+                && event.port != own_port
+            {
+                *seen.entry(format!("{}{title}", event.what)).or_default() += 1;
             }
         });
         let what: Vec<String> = match waited {
@@ -57,11 +95,11 @@ fn watch(mut monitor: NftMonitor, events: &Sender<Event>, own_port: u32) {
                 tracing::warn!(
                     "{error}: changes that others make are found only every sync period"
                 );
-                let _ = events.send(Event::Deaf);
+                tell(Told::Deaf);
                 return;
             }
         };
-        if events.send(Event::Drift(what)).is_err() {
+        if !tell(Told::Changes(what)) {
             return;
         }
     }

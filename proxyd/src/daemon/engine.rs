@@ -10,8 +10,9 @@ use netlink::conntrack::Conntrack;
 use netlink::{Error, Family, Result};
 
 use super::counters::Owners;
+use super::drift::{self, Told, Watched};
 use super::node;
-use super::{Event, Queue, Shared, conntrack, drift, leftovers};
+use super::{Event, Queue, Shared, conntrack, leftovers};
 use crate::agent::ToAgent;
 use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
 use crate::config::Config;
@@ -156,7 +157,7 @@ impl Engine {
                     self.pass_nodes_on();
                 } else if self.sync().is_ok() && first {
                     // Only now: our own first state would be more than can be listened to.
-                    self.listening = drift::listen(queue.sender.clone(), queue.port);
+                    self.listening = listen(queue);
                     notify::ready();
                     leftovers::remove();
                 }
@@ -174,7 +175,7 @@ impl Engine {
             return;
         }
         self.compare_at = None;
-        self.listening = drift::listen(queue.sender.clone(), queue.port);
+        self.listening = listen(queue);
         self.drift.push("looked for, since the kernel did not tell".to_owned());
     }
 
@@ -187,8 +188,8 @@ impl Engine {
                     self.take(update);
                     *complete = true;
                 }
-                Event::Drift(what) => self.drift.extend(what),
-                Event::Deaf => self.listening = false,
+                Event::Drift(Told::Changes(what)) => self.drift.extend(what),
+                Event::Drift(Told::Deaf) => self.listening = false,
                 Event::Explain { from, to, answer } => {
                     let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
                     let (table, cluster) = (&self.table, &self.cluster);
@@ -611,6 +612,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// Has changes told that others make.
+fn listen(queue: &Queue) -> bool {
+    let events = queue.sender.clone();
+    let tell = move |what| events.send(Event::Drift(what)).is_ok();
+    drift::listen(Watched::Services, queue.port, tell)
 }
 
 /// The first few of a list, and how many more there are.

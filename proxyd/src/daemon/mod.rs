@@ -2,15 +2,18 @@
 //!
 //! - a source thread reads objects and sends [`Event::Update`]s
 //! - the dataplane thread ([`engine`]) owns all kernel state: it plans, compares and commits
+//! - the policy thread ([`policies`]) owns what judges connections of pods
 //! - a thread listens to the kernel for changes that others make to our tables (`drift`)
 //! - the main thread serves HTTP and waits for signals
 
+mod attachments;
 pub mod conntrack;
 pub mod counters;
 mod drift;
 pub mod engine;
 mod leftovers;
 pub mod node;
+pub mod policies;
 pub mod status;
 
 use std::path::Path;
@@ -21,15 +24,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::agent::{self, Network, ToAgent};
-use crate::cluster::ServicePortName;
+use crate::cluster::{Change, ServicePortName};
 use crate::config::{Config, Mode, SourceConfig};
 use crate::dataplane;
 use crate::dataplane::nftables::FAMILIES;
 use crate::reporter::Reporter;
 use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
 use crate::service::FrontendKey;
-use crate::source::{Access, Kubernetes, Manifests, Options, Source, Update};
+use crate::source::{Access, Kubernetes, Manifests, Options, Source, Update, Wanted};
 use engine::Engine;
+use policies::{PolicyEvent, ToPolicies};
 use status::Status;
 
 /// What the dataplane thread is told.
@@ -37,10 +41,8 @@ use status::Status;
 pub enum Event {
     /// Objects changed; the first one holds everything.
     Update(Update),
-    /// Somebody else changed our tables, in these ways.
-    Drift(Vec<String>),
-    /// What others change is not told any more.
-    Deaf,
+    /// Somebody else changed our tables, or that is not told any more.
+    Drift(drift::Told),
     /// Somebody asks what becomes of a connection.
     Explain {
         /// Who connects.
@@ -101,7 +103,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Opens the source that is configured, to read it once.
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
     let patience = Some(PATIENCE);
-    open(config, Options { patience, services: true, reporter: Reporter::nobody() })
+    let wanted = Wanted { services: true, policies: true };
+    open(config, Options { patience, wanted, reporter: Reporter::nobody() })
 }
 
 fn open(config: &Config, options: Options) -> Result<Box<dyn Source>> {
@@ -169,14 +172,17 @@ pub fn run(config: &Config) -> Result<()> {
     }
     node::prepare(config);
     let reporter = shared.reporter.clone();
-    let source = open(config, Options { patience: None, services, reporter })?;
+    let wanted = Wanted { services, policies: network.as_ref().is_some_and(|n| n.policies) };
+    let source = open(config, Options { patience: None, wanted, reporter })?;
     let (events, queue) = channel();
     let mut engine = Engine::new(config.clone(), shared.clone())?;
     if !services {
         engine.leave_services();
     }
+    let mut policies = None;
     if let Some(network) = network {
-        engine.set_agent(start_agent(config, network, &shared)?);
+        policies = start_policies(config, &network, &shared)?;
+        engine.set_agent(start_agent(config, network, &shared, policies.clone())?);
     }
     let port = engine.port()?;
     let dataplane = std::thread::Builder::new()
@@ -190,7 +196,7 @@ pub fn run(config: &Config) -> Result<()> {
     let reader = events.clone();
     std::thread::Builder::new()
         .name("source".into())
-        .spawn(move || read_source(source, &reader))
+        .spawn(move || read_source(source, &reader, policies.as_ref()))
         .context("start the source thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -203,9 +209,30 @@ pub fn run(config: &Config) -> Result<()> {
     outcome
 }
 
-fn start_agent(config: &Config, network: Network, shared: &Shared) -> Result<ToAgent> {
+fn start_policies(
+    config: &Config,
+    network: &Network,
+    shared: &Shared,
+) -> Result<Option<ToPolicies>> {
+    if !network.policies {
+        // They may have been in force before.
+        dataplane::policy::remove()?;
+        return Ok(None);
+    }
+    let folder = network.daemon_socket.with_file_name("attachments");
+    let (status, health) = (Arc::clone(&shared.status), shared.health.clone());
+    policies::start(&node::name(config), &folder, status, health).map(Some)
+}
+
+fn start_agent(
+    config: &Config,
+    network: Network,
+    shared: &Shared,
+    policies: Option<ToPolicies>,
+) -> Result<ToAgent> {
     agent::start(agent::Settings {
         network,
+        policies,
         node_name: node::name(config),
         cluster_cidrs: config.cluster_cidrs.clone(),
         status: Arc::clone(&shared.status),
@@ -221,14 +248,17 @@ pub struct Queue {
     port: u32,
 }
 
-fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>) {
+fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Option<&ToPolicies>) {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut complete = false;
     loop {
         let update = if complete { source.wait() } else { source.read() };
         match update {
-            Ok(update) => {
+            Ok(mut update) => {
                 complete = true;
+                if let Some(policies) = policies {
+                    tell_policies(policies, &mut update);
+                }
                 if events.send(Event::Update(update)).is_err() {
                     return;
                 }
@@ -239,6 +269,33 @@ fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>) {
                 complete = false;
             }
         }
+    }
+}
+
+/// Hands over what policies are about; nodes are everybody's business.
+fn tell_policies(policies: &ToPolicies, update: &mut Update) {
+    let mut judged = Vec::new();
+    update.changes.retain_mut(|change| match change {
+        Change::Judged(change) => {
+            judged.push((**change).clone());
+            false
+        }
+        Change::Node(name, node) => {
+            let node = node.as_ref().map(|node| netpol::Node {
+                labels: node.labels.clone(),
+                addresses: node.addresses.clone(),
+            });
+            judged.push(netpol::compile::Change::Node(Arc::clone(name), node));
+            true
+        }
+        _ => true,
+    });
+    // It ends with the daemon alone.
+    if !judged.is_empty() {
+        let _ = policies.send(PolicyEvent::Changes(judged));
+    }
+    if update.policies_complete {
+        let _ = policies.send(PolicyEvent::Complete);
     }
 }
 

@@ -8,7 +8,7 @@ use netpol::compile::Change;
 use netpol::{ContainerPort, Labels, Namespace, Pod, PodName, PolicyName, Protocol};
 
 use super::api;
-use super::convert::{Fault, Faults, Object, ObjectName};
+use super::convert::{Faults, Object, ObjectName};
 use crate::cluster::Names;
 
 /// `audit`: what would be denied is only counted and logged. On a namespace or a NetworkPolicy.

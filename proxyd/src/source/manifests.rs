@@ -106,7 +106,7 @@ impl Manifests {
         }
         let faulty = self.faulty.iter().filter_map(|name| self.files.get(name));
         let problems = faulty.flat_map(|file| file.problems.iter().cloned()).collect();
-        Update { changes, problems: Some(problems) }
+        Update { changes, problems: Some(problems), policies_complete: true }
     }
 
     /// Remembers what a file says now.

@@ -13,7 +13,7 @@ mod kubernetes;
 mod manifests;
 mod problem;
 
-pub use kubernetes::{Access, Kubernetes, Options, client};
+pub use kubernetes::{Access, Kubernetes, Options, Wanted, client};
 pub use manifests::Manifests;
 pub use problem::{Place, Problem};
 
@@ -24,6 +24,8 @@ use crate::cluster::Change;
 pub struct Update {
     /// Changes, in order.
     pub changes: Vec<Change>,
+    /// Whether all is known that policies need.
+    pub policies_complete: bool,
     /// Every object that is in error now; `None` if that did not change.
     pub problems: Option<Vec<Problem>>,
 }

@@ -10,7 +10,7 @@ use super::layout::TABLE;
 use super::sets::{Kind, kinds};
 
 /// Denied packets are handed to listeners of this group, a few a second from each chain.
-pub const LOG_GROUP: u16 = 86;
+const LOG_GROUP: u16 = 86;
 const LOGGED_PER_SECOND: u64 = 10;
 const LOGGED_BYTES: u32 = 128;
 /// The longest comment that `nft` shows.

@@ -51,6 +51,18 @@ struct State {
     serial: u64,
 }
 
+/// Removes the table; tells whether there was one.
+pub fn remove() -> Result<bool> {
+    let mut socket = NftSocket::open()?;
+    if socket.table_comment(TABLE)?.is_none() {
+        return Ok(false);
+    }
+    let mut transaction = Transaction::default();
+    transaction.delete_table(TABLE);
+    socket.commit(transaction)?;
+    Ok(true)
+}
+
 impl Policies {
     /// Opens the connection in the calling thread's network namespace.
     pub fn open() -> Result<Policies> {

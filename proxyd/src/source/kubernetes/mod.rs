@@ -28,15 +28,26 @@ use watch::{FORBIDDEN, Seen, Watches, What};
 const TOGETHER: Duration = Duration::from_micros(500);
 /// Events taken in at once.
 const BATCH: usize = 10_000;
-/// Kinds that must have been listed before anything is programmed.
+/// Kinds that must have been listed before Services are programmed.
 const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
+/// Kinds that must have been listed before policies are.
+const POLICY_KINDS: [&str; 4] = ["Pod", "Namespace", "NetworkPolicy", "ClusterNetworkPolicy"];
+
+/// Which objects are wanted besides nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Services and what belongs to them.
+    pub services: bool,
+    /// Policies and what they are about.
+    pub policies: bool,
+}
 
 /// What is wanted of an API server.
 pub struct Options {
     /// How long [`Source::read`] waits for the server; `None` is for ever.
     pub patience: Option<Duration>,
-    /// Whether Services are wanted, and not the nodes alone.
-    pub services: bool,
+    /// Which objects.
+    pub wanted: Wanted,
     /// Who is told of missing permissions.
     pub reporter: Reporter,
 }
@@ -49,7 +60,7 @@ struct Known {
     listed: Option<HashSet<ObjectName>>,
     /// The titles of those, good or bad.
     titles: HashSet<String>,
-    /// Whether they have been listed once.
+    /// Whether they have been listed once, or may be missing.
     complete: bool,
     /// The error that was told, until it is over.
     failed: Option<String>,
@@ -66,6 +77,8 @@ pub struct Kubernetes {
     /// By the object's title.
     problems: BTreeMap<String, Vec<Problem>>,
     problems_changed: bool,
+    /// Whether it was told that everything about policies is known.
+    told_complete: bool,
     taken: usize,
 }
 
@@ -78,39 +91,47 @@ impl Kubernetes {
             .build()
             .context("start the API client's runtime")?;
         let client = runtime.block_on(client(access, server))?;
-        let kinds = if options.services { &KINDS[..] } else { &["Node"] };
-        let watches = watch::all(&client, options.services);
-        Ok(Kubernetes::of(runtime, watches, kinds, options))
+        let watches = watch::all(&client, options.wanted);
+        Ok(Kubernetes::of(runtime, watches, options))
     }
 
-    fn of(
-        runtime: Runtime,
-        watches: Watches,
-        kinds: &[&'static str],
-        options: Options,
-    ) -> Kubernetes {
+    fn of(runtime: Runtime, watches: Watches, options: Options) -> Kubernetes {
+        let mut kinds = vec!["Node"];
+        if options.wanted.services {
+            kinds.extend(KINDS);
+        }
+        if options.wanted.policies {
+            kinds.extend(POLICY_KINDS);
+        }
         Kubernetes {
             runtime,
             watches,
             options,
-            known: kinds.iter().map(|kind| (*kind, Known::default())).collect(),
+            known: kinds.into_iter().map(|kind| (kind, Known::default())).collect(),
             names: Names::default(),
             service_cidrs: BTreeMap::new(),
             problems: BTreeMap::new(),
             problems_changed: true,
+            told_complete: false,
             taken: 0,
         }
     }
 
+    /// Policies are not waited for: Services do not need them.
     fn is_complete(&self) -> bool {
-        self.known.values().all(|known| known.complete)
+        let mut needed = self.known.iter().filter(|(kind, _)| !POLICY_KINDS.contains(kind));
+        needed.all(|(_, known)| known.complete)
+    }
+
+    fn are_policies_complete(&self) -> bool {
+        self.options.wanted.policies && self.known.values().all(|known| known.complete)
     }
 
     /// Takes one event in.
     fn take(&mut self, Seen { kind, what }: Seen, changes: &mut Vec<Change>) {
         let known = self.known.entry(kind).or_default();
         // A list begins whether or not there is an answer.
-        let answered = !matches!(what, What::Failed(_) | What::ListBegins);
+        let answered = !matches!(what, What::Failed(_) | What::Dispensable | What::ListBegins);
         if answered && known.failed.take().is_some() {
             tracing::info!("{kind}: the API server answers again");
         }
@@ -132,7 +153,13 @@ impl Kubernetes {
                     self.forget(kind, &name, changes);
                 }
             }
-            What::Is(document) => self.learn(kind, &document, changes),
+            What::Is(document) => {
+                let converted = convert::convert(&document, &mut self.names);
+                self.learn(kind, &document, converted, changes);
+            }
+            What::Unreadable(document, why) => {
+                self.learn(kind, &document, Err((String::new(), why)), changes);
+            }
             What::Gone(document) => {
                 let title = title(kind, &document);
                 self.problems_changed |= self.problems.remove(&title).is_some();
@@ -140,6 +167,7 @@ impl Kubernetes {
                     self.forget(kind, &name, changes);
                 }
             }
+            What::Dispensable => known.complete = true,
             What::Failed(why) => {
                 // An outage is told once, not at every attempt.
                 if known.failed.as_ref() != Some(&why) {
@@ -153,10 +181,16 @@ impl Kubernetes {
         }
     }
 
-    fn learn(&mut self, kind: &'static str, document: &api::Document, changes: &mut Vec<Change>) {
+    fn learn(
+        &mut self,
+        kind: &'static str,
+        document: &api::Document,
+        converted: Result<convert::Converted, convert::Fault>,
+        changes: &mut Vec<Change>,
+    ) {
         let title = title(kind, document);
         let told_as = title.clone();
-        let (object, faults) = match convert::convert(document, &mut self.names) {
+        let (object, faults) = match converted {
             Ok(converted) => (converted.object, converted.faults),
             Err(fault) => (None, vec![fault]),
         };
@@ -198,6 +232,7 @@ impl Kubernetes {
             }
             (ObjectName::Slice(key), Object::Slice(slice)) => Change::Slice(key, Some(slice)),
             (ObjectName::Node(key), Object::Node(node)) => Change::Node(key, Some(node)),
+            (_, Object::Judged(change)) => Change::Judged(change),
             (name @ ObjectName::ServiceCidr(_), Object::ServiceCidr(cidrs)) => {
                 self.service_cidrs.insert(name, cidrs);
                 self.all_service_cidrs()
@@ -235,7 +270,8 @@ impl Kubernetes {
         }
         let changed = std::mem::take(&mut self.problems_changed);
         let problems = changed.then(|| self.problems.values().flatten().cloned().collect());
-        Update { changes, problems }
+        let policies_complete = self.are_policies_complete();
+        Update { changes, problems, policies_complete }
     }
 
     /// The next event, and all that come right after it.
@@ -286,7 +322,9 @@ impl Source for Kubernetes {
             for seen in self.next_batch(None)? {
                 self.take(seen, &mut changes);
             }
-            if !changes.is_empty() || self.problems_changed {
+            let completed = self.are_policies_complete() && !self.told_complete;
+            if !changes.is_empty() || self.problems_changed || completed {
+                self.told_complete |= completed;
                 return Ok(self.update(changes));
             }
         }
@@ -305,6 +343,10 @@ fn object_name(kind: &str, document: &api::Document) -> Option<ObjectName> {
             ObjectName::Slice(crate::cluster::SliceName { namespace: namespace(), name })
         }
         "Node" => ObjectName::Node(name),
+        "Pod" => ObjectName::Pod(netpol::PodName { namespace: namespace(), name }),
+        "Namespace" => ObjectName::Namespace(name),
+        "NetworkPolicy" => ObjectName::Policy(netpol::PolicyName { namespace: namespace(), name }),
+        "ClusterNetworkPolicy" => ObjectName::ClusterPolicy(name),
         "ServiceCIDR" => ObjectName::ServiceCidr(name),
         _ => return None,
     })

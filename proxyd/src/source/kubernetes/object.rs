@@ -7,7 +7,9 @@ use std::marker::PhantomData;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicResourceScope;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::super::api;
 
@@ -19,6 +21,8 @@ pub(super) trait Kind: Clone + Debug + Send + Sync + 'static {
     const PLURAL: &'static str;
     /// Objects without these are none of a proxy's business, and never sent.
     const LABELS: Option<&'static str> = None;
+    /// The same by fields.
+    const FIELDS: Option<&'static str> = None;
     /// Whether a server that does not have this kind is well too.
     const OPTIONAL: bool = false;
 }
@@ -67,45 +71,107 @@ impl Kind for ServiceCidrs {
     const OPTIONAL: bool = true;
 }
 
+/// `v1` Pod, as long as it has not ended.
+#[derive(Clone, Debug)]
+pub(super) struct Pods;
+
+impl Kind for Pods {
+    const KIND: &'static str = "Pod";
+    const GROUP: &'static str = "";
+    const PLURAL: &'static str = "pods";
+    const FIELDS: Option<&'static str> = Some("status.phase!=Succeeded,status.phase!=Failed");
+}
+
+/// `v1` Namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Namespaces;
+
+impl Kind for Namespaces {
+    const KIND: &'static str = "Namespace";
+    const GROUP: &'static str = "";
+    const PLURAL: &'static str = "namespaces";
+}
+
+/// `networking.k8s.io/v1` NetworkPolicy.
+#[derive(Clone, Debug)]
+pub(super) struct NetworkPolicies;
+
+impl Kind for NetworkPolicies {
+    const KIND: &'static str = "NetworkPolicy";
+    const GROUP: &'static str = "networking.k8s.io";
+    const PLURAL: &'static str = "networkpolicies";
+}
+
+/// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy, which somebody may install.
+#[derive(Clone, Debug)]
+pub(super) struct ClusterNetworkPolicies;
+
+impl Kind for ClusterNetworkPolicies {
+    const KIND: &'static str = "ClusterNetworkPolicy";
+    const GROUP: &'static str = "policy.networking.k8s.io";
+    const VERSION: &'static str = "v1alpha2";
+    const PLURAL: &'static str = "clusternetworkpolicies";
+    const OPTIONAL: bool = true;
+}
+
 /// An object of a kind.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", bound = "")]
+#[derive(Clone, Debug)]
 pub(super) struct ApiObject<K> {
-    #[serde(default)]
     metadata: ObjectMeta,
+    /// Or why they cannot be: one such object is not to spoil the list that it is in.
+    fields: Result<Fields, String>,
+    kind: PhantomData<K>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
     spec: Option<api::Spec>,
     status: Option<api::Status>,
     address_type: Option<String>,
     endpoints: Option<Vec<api::Endpoint>>,
     ports: Option<Vec<api::EndpointPort>>,
-    #[serde(skip)]
-    kind: PhantomData<K>,
+}
+
+impl<'de, K> Deserialize<'de> for ApiObject<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = Value::deserialize(deserializer)?;
+        let metadata = ObjectMeta::deserialize(&object["metadata"]).map_err(D::Error::custom)?;
+        let fields = Fields::deserialize(&object).map_err(|error| error.to_string());
+        Ok(ApiObject { metadata, fields, kind: PhantomData })
+    }
 }
 
 impl<K: Kind> ApiObject<K> {
-    /// The same as a document.
-    pub(super) fn into_document(self) -> api::Document {
+    /// The same as a document, and why there is no more of it than its name.
+    pub(super) fn into_document(self) -> (api::Document, Option<String>) {
         let metadata = self.metadata;
         let texts = |map: Option<std::collections::BTreeMap<String, String>>| {
             map.map(|map| map.into_iter().map(|(key, value)| (key, Some(value))).collect())
         };
-        api::Document {
+        let (fields, unreadable) = match self.fields {
+            Ok(fields) => (fields, None),
+            Err(error) => (Fields::default(), Some(error)),
+        };
+        let document = api::Document {
             api_version: Some(<Self as kube::Resource>::api_version(&()).into_owned()),
             kind: Some(K::KIND.to_owned()),
             metadata: Some(api::Metadata {
                 name: metadata.name,
                 namespace: metadata.namespace,
+                uid: metadata.uid,
                 labels: texts(metadata.labels),
                 annotations: texts(metadata.annotations),
                 deletion_timestamp: metadata.deletion_timestamp.map(|time| time.0.to_string()),
             }),
-            spec: self.spec,
-            status: self.status,
-            address_type: self.address_type,
-            endpoints: self.endpoints,
-            ports: self.ports,
+            spec: fields.spec,
+            status: fields.status,
+            address_type: fields.address_type,
+            endpoints: fields.endpoints,
+            ports: fields.ports,
             items: None,
-        }
+        };
+        (document, unreadable)
     }
 }
 

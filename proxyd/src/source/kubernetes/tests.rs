@@ -27,8 +27,12 @@ fn source(events: Vec<What>) -> Kubernetes {
     let services = events.into_iter().map(|what| Seen { kind: "Service", what });
     let all: Vec<Seen> = others.chain(services).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let options = Options { patience: None, services: true, reporter: Reporter::nobody() };
-    Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), &KINDS, options)
+    let options = Options {
+        patience: None,
+        wanted: Wanted { services: true, policies: false },
+        reporter: Reporter::nobody(),
+    };
+    Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options)
 }
 
 /// Services as they come (`+`) and go (`-`).
@@ -82,6 +86,26 @@ fn nothing_is_gone_while_a_list_is_not_complete() {
 fn nothing_is_told_before_every_kind_is_listed() {
     let mut source = source(vec![What::ListBegins, is("a", "10.96.0.1")]);
     assert!(source.read().is_err(), "the stream ends before the list does");
+}
+
+#[test]
+fn a_kind_that_may_be_missing_is_not_waited_for() {
+    let others = KINDS.into_iter().filter(|kind| *kind != "ServiceCIDR");
+    let events = others.flat_map(|kind| {
+        [Seen { kind, what: What::ListBegins }, Seen { kind, what: What::ListEnds }]
+    });
+    let missing = [What::ListBegins, What::Failed("forbidden".into()), What::Dispensable];
+    let missing = missing.map(|what| Seen { kind: "ServiceCIDR", what });
+    let all: Vec<Seen> = events.chain(missing).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Options {
+        patience: None,
+        wanted: Wanted { services: true, policies: false },
+        reporter: Reporter::nobody(),
+    };
+    let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
+    assert!(source.read().is_ok());
+    assert!(source.known["ServiceCIDR"].failed.is_some(), "the error is not over");
 }
 
 #[test]

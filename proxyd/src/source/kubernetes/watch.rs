@@ -12,12 +12,18 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client};
 
 use super::super::api::Document;
-use super::object::{ApiObject, EndpointSlices, Kind, Nodes, ServiceCidrs, Services};
+use super::Wanted;
+use super::object::{
+    ApiObject, ClusterNetworkPolicies, EndpointSlices, Kind, Namespaces, NetworkPolicies, Nodes,
+    Pods, ServiceCidrs, Services,
+};
 
 /// Pauses between attempts, with jitter: whatever happened while the server was away is to be in force
 /// within seconds of its return, and a list may follow an attempt to go on.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A kind that the server does not have is asked for again after this time: somebody may have installed it.
+const ABSENT: Duration = Duration::from_secs(300);
 /// A question that costs nothing is answered within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -55,16 +61,20 @@ pub(super) enum What {
     /// All have been listed: what was not among them is gone.
     ListEnds,
     Is(Box<Document>),
+    /// It is there, and this is why nothing but its name can be read.
+    Unreadable(Box<Document>, String),
     Gone(Box<Document>),
     /// It goes on after a while.
     Failed(String),
+    /// Nobody needs to wait for this kind.
+    Dispensable,
 }
 
 /// Everything that happens, for ever.
 pub(super) type Watches = Pin<Box<dyn Stream<Item = Seen> + Send>>;
 
 /// Watches all kinds, in the way that the server can.
-pub(super) fn all(client: &Client, services: bool) -> Watches {
+pub(super) fn all(client: &Client, wanted: Wanted) -> Watches {
     let asked = client.clone();
     let answers = stream::unfold(Some(pauses()), move |pauses| {
         let client = asked.clone();
@@ -80,8 +90,7 @@ pub(super) fn all(client: &Client, services: bool) -> Watches {
     });
     let client = client.clone();
     Box::pin(answers.flat_map(move |answer| match answer {
-        Ok(lists) if services => kinds(&client, lists),
-        Ok(lists) => of_kind::<Nodes>(&client, &lists),
+        Ok(lists) => kinds(&client, wanted, &lists),
         Err(error) => {
             let what = What::Failed(explain::<Nodes>(&watcher::Error::WatchStartFailed(error)));
             Box::pin(stream::iter([Seen { kind: Nodes::KIND, what }]))
@@ -89,13 +98,19 @@ pub(super) fn all(client: &Client, services: bool) -> Watches {
     }))
 }
 
-fn kinds(client: &Client, lists: InitialListStrategy) -> Watches {
-    let kinds = [
-        of_kind::<Services>(client, &lists),
-        of_kind::<EndpointSlices>(client, &lists),
-        of_kind::<Nodes>(client, &lists),
-        of_kind::<ServiceCidrs>(client, &lists),
-    ];
+fn kinds(client: &Client, wanted: Wanted, lists: &InitialListStrategy) -> Watches {
+    let mut kinds = vec![of_kind::<Nodes>(client, lists)];
+    if wanted.services {
+        kinds.push(of_kind::<Services>(client, lists));
+        kinds.push(of_kind::<EndpointSlices>(client, lists));
+        kinds.push(of_kind::<ServiceCidrs>(client, lists));
+    }
+    if wanted.policies {
+        kinds.push(of_kind::<Pods>(client, lists));
+        kinds.push(of_kind::<Namespaces>(client, lists));
+        kinds.push(of_kind::<NetworkPolicies>(client, lists));
+        kinds.push(of_kind::<ClusterNetworkPolicies>(client, lists));
+    }
     Box::pin(stream::select_all(kinds))
 }
 
@@ -143,40 +158,62 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
     let api: Api<ApiObject<K>> = Api::all(client.clone());
     let mut config =
         watcher::Config { initial_list_strategy: lists.clone(), ..watcher::Config::default() };
-    if let Some(labels) = K::LABELS {
-        config = config.labels(labels);
-    }
+    config.label_selector = K::LABELS.map(str::to_owned);
+    config.field_selector = K::FIELDS.map(str::to_owned);
     let seen = |what| Seen { kind: K::KIND, what };
-    let events = watch(api, config).backoff(pauses()).into_stream();
+    // The client goes on from where it was, whatever the error. Where that cannot be, it begins anew.
+    let attempts = stream::repeat_with(move || {
+        ending_with(watch(api.clone(), config.clone()), |event| event.as_ref().is_err_and(is_lost))
+    });
+    let events = attempts.flatten().backoff(pauses()).into_stream();
     let mut listed = false;
     let what = events.map(move |event| match event {
         Ok(Event::Init) => (vec![What::ListBegins], false),
-        Ok(Event::InitApply(object) | Event::Apply(object)) => {
-            (vec![What::Is(Box::new(object.into_document()))], false)
-        }
+        Ok(Event::InitApply(object) | Event::Apply(object)) => (vec![is(object)], false),
         Ok(Event::InitDone) => {
             listed = true;
             (vec![What::ListEnds], false)
         }
-        Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document()))], false),
-        // A server without this kind has no objects of it, and is not asked again. One that had them says
-        // so in error, or somebody in between does.
+        Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document().0))], false),
+        // A server without this kind has no objects of it, and is not asked again soon. One that had them
+        // says so in error, or somebody in between does.
         Err(error) if K::OPTIONAL && !listed && has_status(&error, 404) => {
             (vec![What::ListBegins, What::ListEnds], true)
         }
-        // What may not be read and need not be is no reason to wait; it is read as soon as it may be.
+        // It is asked again and again, as with every kind; Services work without it.
         Err(error) if K::OPTIONAL && !listed && has_status(&error, 403) => {
-            listed = true;
-            let why = What::Failed(explain::<K>(&error));
-            (vec![What::ListBegins, What::ListEnds, why], false)
+            (vec![What::Failed(explain::<K>(&error)), What::Dispensable], false)
         }
         Err(error) => (vec![What::Failed(explain::<K>(&error))], false),
     });
-    let until_last = what.scan(false, |ended, (what, last)| {
-        let what = (!std::mem::replace(ended, last)).then_some(what);
-        std::future::ready(what)
-    });
-    Box::pin(until_last.flat_map(move |what| stream::iter(what.into_iter().map(seen))))
+    let until_last = ending_with(what, |(_, last)| *last);
+    let (client, lists) = (client.clone(), lists.clone());
+    let later =
+        stream::once(tokio::time::sleep(ABSENT)).flat_map(move |()| of_kind::<K>(&client, &lists));
+    Box::pin(
+        until_last.flat_map(move |(what, _)| stream::iter(what.into_iter().map(seen))).chain(later),
+    )
+}
+
+/// The stream, up to the first item of which this is true.
+fn ending_with<S>(stream: S, is_last: impl Fn(&S::Item) -> bool) -> impl Stream<Item = S::Item>
+where
+    S: Stream,
+{
+    let state = Some((Box::pin(stream), is_last));
+    stream::unfold(state, async |state| {
+        let (mut stream, is_last) = state?;
+        let item = stream.next().await?;
+        let ended = is_last(&item);
+        Some((item, (!ended).then_some((stream, is_last))))
+    })
+}
+
+fn is<K: Kind>(object: ApiObject<K>) -> What {
+    match object.into_document() {
+        (document, None) => What::Is(Box::new(document)),
+        (document, Some(error)) => What::Unreadable(Box::new(document), error),
+    }
 }
 
 fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
@@ -196,6 +233,16 @@ fn has_status(error: &watcher::Error, code: u16) -> bool {
 /// How a missing permission is told.
 pub(super) const FORBIDDEN: &str = "forbidden";
 
+/// Whether what comes next cannot be told: the place in the stream is too old for the server, or something
+/// in it could not be read and is passed over.
+fn is_lost(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
+        _ => false,
+    }
+}
+
 /// What was tried, why it failed, and what to do.
 fn explain<K: Kind>(error: &watcher::Error) -> String {
     let verb = match error {
@@ -209,6 +256,10 @@ fn explain<K: Kind>(error: &watcher::Error) -> String {
             "{verb} {resource}: {FORBIDDEN}: the service account needs the verb {verb:?} on {resource}: {}",
             status.message
         ),
+        // What the client makes of a line that is no event.
+        Some(status) if status.code == 0 => {
+            format!("{verb} {resource}: the API server sent what cannot be read")
+        }
         Some(status) => format!("{verb} {resource}: {} ({})", status.message, status.code),
         None => {
             // The whole chain: the outermost alone says little.
