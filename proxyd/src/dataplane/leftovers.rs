@@ -18,9 +18,10 @@ const KUBE_PROXY: [Table<'static>; 2] = [
     Table { family: TableFamily::Ip6, name: "kube-proxy" },
 ];
 /// Our own.
-const VIADUCT: [Table<'static>; 2] = [
+const VIADUCT: [Table<'static>; 3] = [
     Table { family: TableFamily::Ip, name: "viaduct" },
     Table { family: TableFamily::Ip6, name: "viaduct" },
+    Table { family: TableFamily::Inet, name: "viaduct-policy" },
 ];
 /// The device that IPVS modes bind Service addresses to.
 const IPVS_DEVICE: &str = "kube-ipvs0";

@@ -1,0 +1,4 @@
+//! NetworkPolicy, with packets: the plugin attaches pods, the daemon knows them from manifests.
+
+mod basics;
+mod world;
