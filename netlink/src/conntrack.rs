@@ -1,4 +1,4 @@
-//! Connection tracking: end the UDP flows that were translated by a rule which has changed.
+//! Connection tracking: end the UDP flows that were translated by a rule which has changed, and clear marks.
 //!
 //! A UDP sender that never pauses keeps its conntrack entry, and with it the translation of the time
 //! when the entry was made. TCP needs no such care: a connection to what is gone ends by itself.
@@ -7,16 +7,19 @@ use std::net::IpAddr;
 
 use crate::Family;
 use crate::error::{Result, found};
-use crate::message::{NLM_F_DUMP, Writer, attribute, attributes_after, read_ip};
+use crate::message::{NLM_F_DUMP, Writer, attribute, attributes_after, read_be32, read_ip};
 use crate::socket::Socket;
 
 // include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const IPCTNL_MSG_CT_NEW: u16 = 0;
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const NFGENMSG_LEN: usize = 4;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_MARK: u16 = 8;
+const CTA_MARK_MASK: u16 = 21;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
@@ -150,6 +153,39 @@ impl Conntrack {
         let deleted = self.socket.execute(request);
         Ok(found(deleted.map_err(|error| error.during(format!("delete UDP flow {flow:?}"))))?
             .is_some())
+    }
+}
+
+impl Conntrack {
+    /// Clears these bits of the marks of all connections of a family; tells how many had one of them set.
+    pub fn clear_marks(&mut self, family: Family, mask: u32) -> Result<usize> {
+        let mut request = Writer::default();
+        request.message(kind(IPCTNL_MSG_CT_GET), NLM_F_DUMP, |m| nfgenmsg(m, family));
+        let tuples = self.socket.dump(request, |payload| {
+            let (mut tuple, mut marked) = (None, false);
+            for (kind, bytes) in attributes_after(payload, NFGENMSG_LEN) {
+                match kind {
+                    CTA_TUPLE_ORIG => tuple = Some(bytes.to_vec()),
+                    CTA_MARK => marked = read_be32(bytes)? & mask != 0,
+                    _ => {}
+                }
+            }
+            tuple.filter(|_| marked)
+        });
+        let failed = || format!("clear the marks of {family} connections");
+        let tuples = tuples.map_err(|error| error.during(failed()))?;
+        for tuple in &tuples {
+            let mut request = Writer::default();
+            request.message(kind(IPCTNL_MSG_CT_NEW), 0, |m| {
+                nfgenmsg(m, family);
+                m.nest(CTA_TUPLE_ORIG, |m| m.raw(tuple));
+                m.be32(CTA_MARK, 0);
+                m.be32(CTA_MARK_MASK, mask);
+            });
+            // One that ended meanwhile has no mark either.
+            found(self.socket.execute(request).map_err(|error| error.during(failed())))?;
+        }
+        Ok(tuples.len())
     }
 }
 

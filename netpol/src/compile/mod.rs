@@ -74,6 +74,10 @@ pub struct Compiler {
     node: Arc<str>,
     world: World,
     attachments: BTreeMap<Arc<str>, Attachment>,
+    /// The same by pod.
+    attached: BTreeMap<PodName, BTreeSet<Arc<str>>>,
+    /// Pods that run here.
+    local: BTreeSet<PodName>,
     /// Who claims an address: pods that do not live in a node's network.
     claims: Claims,
     selectors: Selectors,
@@ -93,6 +97,8 @@ impl Compiler {
             node: node.into(),
             world: World::default(),
             attachments: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            local: BTreeSet::new(),
             claims: Claims::default(),
             selectors: Selectors::default(),
             chains: BTreeMap::new(),
@@ -193,12 +199,11 @@ impl Compiler {
         for other in &replaced {
             self.detach(other);
         }
+        self.detach(&id);
         let pod = attachment.pod.clone();
-        let old = self.attachments.insert(id, attachment);
+        self.attached.entry(pod.clone()).or_default().insert(Arc::clone(&id));
+        self.attachments.insert(id, attachment);
         self.reconsider(&pod);
-        if let Some(old) = old {
-            self.reconsider(&old.pod);
-        }
         replaced
     }
 
@@ -224,9 +229,14 @@ impl Compiler {
 
     /// An attachment ended.
     pub fn detach(&mut self, id: &str) {
-        if let Some(old) = self.attachments.remove(id) {
-            self.reconsider(&old.pod);
+        let Some(old) = self.attachments.remove(id) else { return };
+        if let Some(ids) = self.attached.get_mut(&old.pod) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.attached.remove(&old.pod);
+            }
         }
+        self.reconsider(&old.pod);
     }
 
     /// Addresses of a pod have changed without the pod.
@@ -234,15 +244,40 @@ impl Compiler {
         self.dirty_addresses = true;
         self.dirty_chains.extend(self.selectors.users_of(name));
         self.claim(name);
+        self.settle(name);
+    }
+
+    /// Notes whether a pod runs here: the API server says so, or it was attached here.
+    fn settle(&mut self, name: &PodName) {
+        let pod = self.world.pods.get(name);
+        let here = pod.is_some_and(|pod| {
+            pod.node == self.node || self.attachments_of(name, pod).next().is_some()
+        });
+        if here {
+            self.local.insert(name.clone());
+        } else {
+            self.local.remove(name);
+        }
+    }
+
+    fn attachments_of<'a>(
+        &'a self,
+        name: &'a PodName,
+        pod: &'a Pod,
+    ) -> impl Iterator<Item = &'a Attachment> {
+        let ids = self.attached.get(name).into_iter().flatten();
+        let all = ids.filter_map(|id| self.attachments.get(id));
+        all.filter(move |attachment| attachment.is_of(name, pod))
     }
 
     fn set_pod(&mut self, name: PodName, pod: Option<Pod>) {
         if self.world.pods.get(&name) == pod.as_ref() {
             return;
         }
-        let is_local = |pod: &Pod| pod.node == self.node;
-        self.dirty_addresses |=
-            pod.as_ref().is_some_and(is_local) || self.world.pods.get(&name).is_some_and(is_local);
+        let is_here = |pod: &Pod| pod.node == self.node;
+        self.dirty_addresses |= pod.as_ref().is_some_and(is_here)
+            || self.world.pods.get(&name).is_some_and(is_here)
+            || self.attached.contains_key(&name);
         self.dirty_chains.extend(self.selectors.users_of(&name));
         match pod {
             Some(pod) => self.world.pods.insert(name.clone(), pod),
@@ -251,6 +286,7 @@ impl Compiler {
         self.selectors.pod_changed(&self.world, &name);
         self.dirty_chains.extend(self.selectors.users_of(&name));
         self.claim(&name);
+        self.settle(&name);
     }
 
     fn claim(&mut self, name: &PodName) {
@@ -268,11 +304,8 @@ impl Compiler {
             return Vec::new();
         }
         let mut addresses = pod.addresses.clone();
-        for attachment in self.attachments.values() {
-            if attachment.is_of(name, pod) {
-                addresses.extend(&attachment.addresses);
-            }
-        }
+        let attached = self.attachments_of(name, pod);
+        addresses.extend(attached.flat_map(|attachment| &attachment.addresses));
         addresses.sort_unstable();
         addresses.dedup();
         addresses
@@ -369,8 +402,8 @@ impl Compiler {
                 }
             }
         }
-        let local = self.world.pods.iter().filter(|(_, pod)| pod.node == self.node);
-        for (name, pod) in local {
+        for name in &self.local {
+            let Some(pod) = self.world.pods.get(name) else { continue };
             let verdicts = self.verdicts(name, pod);
             for address in self.claims.of_pod(name).iter().copied() {
                 match attached.get(&address) {
@@ -378,9 +411,7 @@ impl Compiler {
                     Some(owner) if *owner != name => continue,
                     _ => {}
                 }
-                let here = |other: &&PodName| {
-                    self.world.pods.get(*other).is_some_and(|pod| pod.node == self.node)
-                };
+                let here = |other: &&PodName| self.local.contains(*other);
                 let claimants = self.claims.of_address(address).iter().filter(here).count();
                 let contested = !attached.contains_key(&address) && claimants > 1;
                 if contested {
@@ -471,3 +502,6 @@ impl Attachment {
         self.pod == *name && (self.uid.is_empty() || pod.uid.is_empty() || self.uid == pod.uid)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use netlink::Family;
 pub(super) const TABLE: Table<'_> = Table { family: TableFamily::Inet, name: "viaduct-policy" };
 /// Bits of the connection mark that hold the generation.
 const GENERATION_SHIFT: u32 = 16;
-const GENERATION_MASK: u32 = 0xffff << GENERATION_SHIFT;
+pub(super) const GENERATION_MASK: u32 = 0xffff << GENERATION_SHIFT;
 pub(super) const GENERATION: &str = "generation";
 const FORWARD: &str = "forward";
 const ALLOWED: &str = "allowed";

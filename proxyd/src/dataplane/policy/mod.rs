@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use netlink::conntrack::Conntrack;
 use netlink::nftables::{Element, ElementChange, Key, NftSocket, Transaction, Verdict};
 use netlink::{Errno, Family, Result};
 use netpol::compile::{ChainKey, Compiler, Update, Verdicts};
@@ -107,9 +108,17 @@ impl Policies {
         outcome
     }
 
-    fn next_generation(&self) -> u16 {
+    fn next_generation(&self) -> Result<u16> {
+        if let Some(next) = self.generation.checked_add(1) {
+            return Ok(next);
+        }
+        // Connections that were idle for so long may carry what is to come now.
+        let mut conntrack = Conntrack::open()?;
+        for family in [Family::V4, Family::V6] {
+            conntrack.clear_marks(family, layout::GENERATION_MASK)?;
+        }
         // 0 is what connections carry that were never judged.
-        self.generation.checked_add(1).unwrap_or(1)
+        Ok(1)
     }
 
     fn remove(&mut self) -> Result<Written> {
@@ -123,7 +132,7 @@ impl Policies {
     }
 
     fn write_all(&mut self, compiler: &Compiler) -> Result<Written> {
-        let generation = self.next_generation();
+        let generation = self.next_generation()?;
         let mut transaction = Transaction::default();
         layout::write(&mut transaction, generation);
         let mut state = State { table: true, ..State::default() };
@@ -189,7 +198,7 @@ impl Policies {
         for key in &update.gone {
             litter.extend(state.chains.remove(key));
         }
-        let generation = if restricts { self.next_generation() } else { self.generation };
+        let generation = if restricts { self.next_generation()? } else { self.generation };
         if restricts {
             layout::change_generation(&mut transaction, self.generation, generation);
         }
