@@ -540,3 +540,7 @@ pub fn cluster_policy(spec: &PolicySpec) -> (Option<ClusterPolicy>, Vec<Fault>) 
     };
     (policy, reader.faults)
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;
