@@ -29,6 +29,7 @@ mod message;
 pub mod multicast;
 mod namespace;
 pub mod nftables;
+mod peer;
 mod prefix;
 mod route;
 mod socket;
@@ -37,6 +38,7 @@ pub mod sysctl;
 pub use error::{Error, Result};
 pub use mac::{MacAddress, MacAddressError, fnv1a};
 pub use namespace::{Namespace, NamespaceGuard};
+pub use peer::peer_uid;
 pub use prefix::{Family, Prefix, PrefixError, from_number, to_number};
 pub use route::{
     Address, Bridge, BridgePort, IfIndex, Link, Neighbour, OperState, PortFlags, Qdisc, Route,

@@ -19,9 +19,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
-/// A connection that lives and says nothing for so long is given up, be it a list or a watch: a server sends
-/// a bookmark into every watch each minute.
-const SILENCE: Duration = Duration::from_secs(75);
+/// A connection that lives and says nothing for so long is given up. A watch is ended by the server before
+/// that; a bookmark each minute is not to be relied upon, there is none where nothing ever changed.
+const SILENCE: Duration = Duration::from_secs(310);
 /// Attempts follow each other within seconds, so none may take long.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
