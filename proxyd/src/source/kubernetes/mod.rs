@@ -26,6 +26,9 @@ use watch::{Seen, Watches, What};
 const TOGETHER: Duration = Duration::from_micros(500);
 /// Events taken in at once.
 const BATCH: usize = 10_000;
+/// A connection that says nothing for so long is given up. It is longer than a watch, which the server ends
+/// after 290 s: a server to which nothing happens need not say anything before, not even a bookmark.
+const SILENCE: Duration = Duration::from_secs(300);
 /// Kinds that must have been listed before anything is programmed.
 const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
 
@@ -46,7 +49,7 @@ struct Known {
     listed: Option<HashSet<ObjectName>>,
     /// The titles of those, good or bad.
     titles: HashSet<String>,
-    /// Whether they have been listed once.
+    /// Whether they have been listed once, or may be missing.
     complete: bool,
     /// The error that was told, until it is over.
     failed: Option<String>,
@@ -73,6 +76,8 @@ impl Kubernetes {
             .build()
             .context("start the API client's runtime")?;
         let mut config = runtime.block_on(config(access))?;
+        config.read_timeout = Some(SILENCE);
+        config.reset_reader_on_write = true;
         if let Some(server) = server {
             config.cluster_url =
                 server.parse().with_context(|| format!("--master {server:?} is not a URL"))?;
@@ -105,7 +110,7 @@ impl Kubernetes {
     fn take(&mut self, Seen { kind, what }: Seen, changes: &mut Vec<Change>) {
         let known = self.known.entry(kind).or_default();
         // A list begins whether or not there is an answer.
-        let answered = !matches!(what, What::Failed(_) | What::ListBegins);
+        let answered = !matches!(what, What::Failed(_) | What::Dispensable | What::ListBegins);
         if answered && known.failed.take().is_some() {
             tracing::info!("{kind}: the API server answers again");
         }
@@ -127,7 +132,13 @@ impl Kubernetes {
                     self.forget(kind, &name, changes);
                 }
             }
-            What::Is(document) => self.learn(kind, &document, changes),
+            What::Is(document) => {
+                let converted = convert::convert(&document, &mut self.names);
+                self.learn(kind, &document, converted, changes);
+            }
+            What::Unreadable(document, why) => {
+                self.learn(kind, &document, Err((String::new(), why)), changes);
+            }
             What::Gone(document) => {
                 let title = title(kind, &document);
                 self.problems_changed |= self.problems.remove(&title).is_some();
@@ -135,6 +146,7 @@ impl Kubernetes {
                     self.forget(kind, &name, changes);
                 }
             }
+            What::Dispensable => known.complete = true,
             What::Failed(why) => {
                 // An outage is told once, not at every attempt.
                 if known.failed.as_ref() != Some(&why) {
@@ -145,10 +157,16 @@ impl Kubernetes {
         }
     }
 
-    fn learn(&mut self, kind: &'static str, document: &api::Document, changes: &mut Vec<Change>) {
+    fn learn(
+        &mut self,
+        kind: &'static str,
+        document: &api::Document,
+        converted: Result<convert::Converted, convert::Fault>,
+        changes: &mut Vec<Change>,
+    ) {
         let title = title(kind, document);
         let told_as = title.clone();
-        let (object, faults) = match convert::convert(document, &mut self.names) {
+        let (object, faults) = match converted {
             Ok(converted) => (converted.object, converted.faults),
             Err(fault) => (None, vec![fault]),
         };

@@ -7,7 +7,9 @@ use std::marker::PhantomData;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicResourceScope;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::super::api;
 
@@ -68,28 +70,48 @@ impl Kind for ServiceCidrs {
 }
 
 /// An object of a kind.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", bound = "")]
+#[derive(Clone, Debug)]
 pub(super) struct ApiObject<K> {
-    #[serde(default)]
     metadata: ObjectMeta,
+    /// Or why they cannot be: one such object is not to spoil the list that it is in.
+    fields: Result<Fields, String>,
+    kind: PhantomData<K>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
     spec: Option<api::Spec>,
     status: Option<api::Status>,
     address_type: Option<String>,
     endpoints: Option<Vec<api::Endpoint>>,
     ports: Option<Vec<api::EndpointPort>>,
-    #[serde(skip)]
-    kind: PhantomData<K>,
+}
+
+impl<'de, K> Deserialize<'de> for ApiObject<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = Value::deserialize(deserializer)?;
+        let metadata = match object.get("metadata") {
+            Some(metadata) => ObjectMeta::deserialize(metadata).map_err(D::Error::custom)?,
+            None => ObjectMeta::default(),
+        };
+        let fields = Fields::deserialize(&object).map_err(|error| error.to_string());
+        Ok(ApiObject { metadata, fields, kind: PhantomData })
+    }
 }
 
 impl<K: Kind> ApiObject<K> {
-    /// The same as a document.
-    pub(super) fn into_document(self) -> api::Document {
+    /// The same as a document, and why there is no more of it than its name.
+    pub(super) fn into_document(self) -> (api::Document, Option<String>) {
         let metadata = self.metadata;
         let texts = |map: Option<std::collections::BTreeMap<String, String>>| {
             map.map(|map| map.into_iter().map(|(key, value)| (key, Some(value))).collect())
         };
-        api::Document {
+        let (fields, unreadable) = match self.fields {
+            Ok(fields) => (fields, None),
+            Err(error) => (Fields::default(), Some(error)),
+        };
+        let document = api::Document {
             api_version: Some(<Self as kube::Resource>::api_version(&()).into_owned()),
             kind: Some(K::KIND.to_owned()),
             metadata: Some(api::Metadata {
@@ -99,13 +121,14 @@ impl<K: Kind> ApiObject<K> {
                 annotations: texts(metadata.annotations),
                 deletion_timestamp: metadata.deletion_timestamp.map(|time| time.0.to_string()),
             }),
-            spec: self.spec,
-            status: self.status,
-            address_type: self.address_type,
-            endpoints: self.endpoints,
-            ports: self.ports,
+            spec: fields.spec,
+            status: fields.status,
+            address_type: fields.address_type,
+            endpoints: fields.endpoints,
+            ports: fields.ports,
             items: None,
-        }
+        };
+        (document, unreadable)
     }
 }
 

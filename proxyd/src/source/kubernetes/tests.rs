@@ -84,6 +84,21 @@ fn nothing_is_told_before_every_kind_is_listed() {
 }
 
 #[test]
+fn a_kind_that_may_be_missing_is_not_waited_for() {
+    let others = KINDS.into_iter().filter(|kind| *kind != "ServiceCIDR");
+    let events = others.flat_map(|kind| {
+        [Seen { kind, what: What::ListBegins }, Seen { kind, what: What::ListEnds }]
+    });
+    let missing = [What::ListBegins, What::Failed("forbidden".into()), What::Dispensable];
+    let missing = missing.map(|what| Seen { kind: "ServiceCIDR", what });
+    let all: Vec<Seen> = events.chain(missing).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)));
+    assert!(source.read().is_ok());
+    assert!(source.known["ServiceCIDR"].failed.is_some(), "the error is not over");
+}
+
+#[test]
 fn a_broken_object_keeps_its_last_good_state_and_is_reported() {
     let broken = document(&json!({
         "apiVersion": "v1", "kind": "EndpointSlice", "metadata": {"name": "x"},

@@ -52,9 +52,13 @@ pub(super) enum What {
     /// All have been listed: what was not among them is gone.
     ListEnds,
     Is(Box<Document>),
+    /// It is there, and this is why nothing but its name can be read.
+    Unreadable(Box<Document>, String),
     Gone(Box<Document>),
     /// It goes on after a while.
     Failed(String),
+    /// Nobody needs to wait for this kind.
+    Dispensable,
 }
 
 /// Everything that happens, for ever.
@@ -84,30 +88,54 @@ fn of_kind<K: Kind>(client: &Client) -> Watches {
         .with_jitter()
         .without_max_times();
     let pauses = OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET));
-    let events = watch(api, config).backoff(pauses).into_stream();
+    // The client goes on from where it was, whatever the error. Where that cannot be, it begins anew.
+    let attempts = stream::repeat_with(move || {
+        ending_with(watch(api.clone(), config.clone()), |event| event.as_ref().is_err_and(is_lost))
+    });
+    let events = attempts.flatten().backoff(pauses).into_stream();
     let mut listed = false;
     let what = events.map(move |event| match event {
         Ok(Event::Init) => (vec![What::ListBegins], false),
-        Ok(Event::InitApply(object) | Event::Apply(object)) => {
-            (vec![What::Is(Box::new(object.into_document()))], false)
-        }
+        Ok(Event::InitApply(object) | Event::Apply(object)) => (vec![is(object)], false),
         Ok(Event::InitDone) => {
             listed = true;
             (vec![What::ListEnds], false)
         }
-        Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document()))], false),
+        Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document().0))], false),
         // A server without this kind has no objects of it, and is not asked again. One that had them says
         // so in error, or somebody in between does.
         Err(error) if K::OPTIONAL && !listed && is_not_found(&error) => {
             (vec![What::ListBegins, What::ListEnds], true)
         }
+        // It is asked again and again, as with every kind; Services work without it.
+        Err(error) if K::OPTIONAL && !listed && is_forbidden(&error) => {
+            (vec![What::Failed(explain::<K>(&error)), What::Dispensable], false)
+        }
         Err(error) => (vec![What::Failed(explain::<K>(&error))], false),
     });
-    let until_last = what.scan(false, |ended, (what, last)| {
-        let what = (!std::mem::replace(ended, last)).then_some(what);
-        std::future::ready(what)
-    });
-    Box::pin(until_last.flat_map(move |what| stream::iter(what.into_iter().map(seen))))
+    let until_last = ending_with(what, |(_, last)| *last);
+    Box::pin(until_last.flat_map(move |(what, _)| stream::iter(what.into_iter().map(seen))))
+}
+
+/// The stream, up to the first item of which this is true.
+fn ending_with<S>(stream: S, is_last: impl Fn(&S::Item) -> bool) -> impl Stream<Item = S::Item>
+where
+    S: Stream,
+{
+    let state = Some((Box::pin(stream), is_last));
+    stream::unfold(state, async |state| {
+        let (mut stream, is_last) = state?;
+        let item = stream.next().await?;
+        let ended = is_last(&item);
+        Some((item, (!ended).then_some((stream, is_last))))
+    })
+}
+
+fn is<K: Kind>(object: ApiObject<K>) -> What {
+    match object.into_document() {
+        (document, None) => What::Is(Box::new(document)),
+        (document, Some(error)) => What::Unreadable(Box::new(document), error),
+    }
 }
 
 fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
@@ -120,8 +148,22 @@ fn status_of(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
+/// Whether what comes next cannot be told: the place in the stream is too old for the server, or something
+/// in it could not be read and is passed over.
+fn is_lost(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
+        _ => false,
+    }
+}
+
 fn is_not_found(error: &watcher::Error) -> bool {
     status_of(error).is_some_and(|status| status.code == 404)
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    status_of(error).is_some_and(|status| status.code == 403)
 }
 
 /// What was tried, why it failed, and what to do.
@@ -137,6 +179,10 @@ fn explain<K: Kind>(error: &watcher::Error) -> String {
             "{verb} {resource}: forbidden: the service account needs the verb {verb:?} on {resource}: {}",
             status.message
         ),
+        // What the client makes of a line that is no event.
+        Some(status) if status.code == 0 => {
+            format!("{verb} {resource}: the API server sent what cannot be read")
+        }
         Some(status) => format!("{verb} {resource}: {} ({})", status.message, status.code),
         None => {
             // The whole chain: the outermost alone says little.
