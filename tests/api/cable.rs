@@ -17,10 +17,6 @@ const SLOW_BYTES: usize = 64;
 #[derive(Default)]
 struct State {
     ended: AtomicBool,
-    /// Which connections are silent: those with a number below this. Whatever they carry is swallowed.
-    silent_below: AtomicU64,
-    /// Whether new connections are silent from the beginning.
-    swallows_new: AtomicBool,
     /// Whether bytes wait.
     stalled: AtomicBool,
     slow: AtomicBool,
@@ -69,18 +65,6 @@ impl Cable {
         self.state.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// What the connections that are open now carry is swallowed, for ever. New ones work.
-    pub(crate) fn silence_open_connections(&self) {
-        self.state
-            .silent_below
-            .store(self.state.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// Whether new connections are accepted and then swallowed.
-    pub(crate) fn silence_new_connections(&self, silent: bool) {
-        self.state.swallows_new.store(silent, Ordering::Relaxed);
-    }
-
     /// Whether answers come a few bytes at a time.
     pub(crate) fn slow(&self, slow: bool) {
         self.state.slow.store(slow, Ordering::Relaxed);
@@ -113,20 +97,17 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             std::thread::sleep(Duration::from_millis(2));
             continue;
         };
-        let number = state.accepted.fetch_add(1, Ordering::Relaxed);
+        state.accepted.fetch_add(1, Ordering::Relaxed);
         // The server may be away.
         let Ok(upstream) = TcpStream::connect(SocketAddr::from((ADDRESS, server::PORT))) else {
             continue;
         };
-        if state.swallows_new.load(Ordering::Relaxed) {
-            state.silent_below.store(number + 1, Ordering::Relaxed);
-        }
         for (from, to, answers) in [(&client, &upstream, false), (&upstream, &client, true)] {
             let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
             let _ = from.set_nonblocking(false);
             let _ = from.set_read_timeout(Some(TICK));
             let state = Arc::clone(state);
-            std::thread::spawn(move || relay(from, to, number, answers, &state));
+            std::thread::spawn(move || relay(from, to, answers, &state));
         }
         let mut open = state.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.extend([client, upstream]);
@@ -134,7 +115,7 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
 }
 
 /// Passes bytes on in one direction, until either end is gone.
-fn relay(mut from: TcpStream, mut to: TcpStream, number: u64, answers: bool, state: &State) {
+fn relay(mut from: TcpStream, mut to: TcpStream, answers: bool, state: &State) {
     let mut buffer = vec![0; 1 << 16];
     while !state.ended.load(Ordering::Relaxed) {
         if state.stalled.load(Ordering::Relaxed) {
@@ -153,9 +134,6 @@ fn relay(mut from: TcpStream, mut to: TcpStream, number: u64, answers: bool, sta
             }
             Err(_) => break,
         };
-        if number < state.silent_below.load(Ordering::Relaxed) {
-            continue;
-        }
         if to.write_all(&buffer[..length]).is_err() {
             break;
         }
@@ -166,8 +144,6 @@ fn relay(mut from: TcpStream, mut to: TcpStream, number: u64, answers: bool, sta
             std::thread::sleep(TICK / 10);
         }
     }
-    if number >= state.silent_below.load(Ordering::Relaxed) {
-        let _ = to.shutdown(Shutdown::Both);
-    }
+    let _ = to.shutdown(Shutdown::Both);
     let _ = from.shutdown(Shutdown::Both);
 }

@@ -131,37 +131,3 @@ fn an_api_server_that_is_killed_disturbs_nobody_and_is_followed_when_it_is_back(
     assert!(told <= 24, "an outage is told once per kind, not {told} times");
     prober.assert_undisturbed();
 }
-
-/// The other end is gone and nobody said so, as behind a balancer that forgot the connection.
-#[test]
-fn connections_that_died_silently_are_given_up() {
-    /// What a watch of a Kubernetes client may take to notice, with room.
-    const NOTICED_WITHIN: Duration = Duration::from_secs(60);
-    let Some(world) = World::with_nodes() else { return };
-    let [a, b] = ["a", "b"].map(|name| world.backend(&world.n1, name));
-    steady_and_moving(&world, &[Endpoint::of(&a)], &[Endpoint::of(&a)]);
-    let cable = Cable::of(world.server);
-    let _daemon = world.start_at(cable.port());
-    cable.silence_open_connections();
-    world.server.apply(&slices("moving", &[Endpoint::of(&b)]));
-    let written = Instant::now();
-    eventually("it asks anew", NOTICED_WITHIN, || {
-        world.n1.tcp((vip(Family::V4, 41), PORT)).is_ok_and(|answer| answer.server == "b")
-    });
-    say(&format!("in force {:?} after the connection died", written.elapsed()));
-}
-
-/// A request without an answer is not waited for for ever, not even the first.
-#[test]
-fn a_list_without_an_answer_is_asked_for_again() {
-    const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(60);
-    let Some(world) = World::with_nodes() else { return };
-    let cable = Cable::of(world.server);
-    cable.silence_new_connections(true);
-    let daemon = world.spawn_at(cable.port());
-    eventually("the first attempt", SOON, || cable.accepted() > 0);
-    cable.silence_new_connections(false);
-    eventually("another attempt is answered", ASKED_AGAIN_WITHIN, || {
-        daemon.http_get(10256, "/readyz").filter(|answer| answer.status == 200)
-    });
-}

@@ -7,14 +7,21 @@
 
 mod agent;
 mod cable;
+mod fake;
 mod faults;
+mod lists;
 mod manifests;
 mod missing;
 mod packets;
 mod prober;
 mod programs;
 mod rbac;
+mod scale;
 mod server;
+mod silence;
+mod site;
+mod streams;
+mod tokens;
 mod world;
 
 use std::io::Write;

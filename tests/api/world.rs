@@ -50,6 +50,13 @@ impl<'a> Deref for Backend<'a> {
     }
 }
 
+impl<'a> Backend<'a> {
+    pub(crate) fn of(pod: Pod<'a>) -> Backend<'a> {
+        let _server = pod.serve_tcp(TARGET);
+        Backend { pod, _server }
+    }
+}
+
 fn shared() -> Option<&'static Server> {
     let server = SHARED.get_or_init(|| {
         let server = Server::start(Programs::find()?);
@@ -141,9 +148,7 @@ impl World {
 
     #[track_caller]
     pub(crate) fn backend<'a>(&'a self, node: &'a Node, name: &str) -> Backend<'a> {
-        let pod = self.pod(node, name);
-        let _server = pod.serve_tcp(TARGET);
-        Backend { pod, _server }
+        Backend::of(self.pod(node, name))
     }
 }
 
