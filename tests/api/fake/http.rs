@@ -156,11 +156,11 @@ fn watch(mut stream: &TcpStream, request: &Request, shared: &Shared) -> std::io:
         let (state, _) =
             shared.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner);
         let resource = &state.resources[request.plural.as_str()];
-        if state.ended || number < resource.cut_below || began.elapsed() > LONGEST {
-            break Ok(());
-        }
-        let said =
-            if number < resource.silent_below { "".into() } else { resource.said[at..].concat() };
+        let ended = state.ended || number < resource.cut_below || began.elapsed() > LONGEST;
+        let said = match number < resource.silent_below {
+            true => String::new(),
+            false => resource.said[at..].concat(),
+        };
         at = resource.said.len();
         drop(state);
         if !said.is_empty() {
@@ -168,6 +168,10 @@ fn watch(mut stream: &TcpStream, request: &Request, shared: &Shared) -> std::io:
             if let Err(error) = stream.write_all(chunk.as_bytes()) {
                 break Err(error);
             }
+        }
+        // What was said before the cut arrives.
+        if ended {
+            break Ok(());
         }
     };
     if let Some(resource) = shared.lock().resources.get_mut(request.plural.as_str()) {
