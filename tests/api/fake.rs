@@ -77,16 +77,16 @@ pub(crate) fn status_object(code: u16, reason: &str, message: &str) -> Value {
 
 #[derive(Default)]
 struct Resource {
-    items: Vec<Value>,
+    /// As text: there may be many, and what is measured is not this server.
+    items: Vec<String>,
     version: u64,
     /// Answers to the next lists, and watches, in this order.
     lists: VecDeque<Canned>,
     watches: VecDeque<Canned>,
     /// All that streams said so far, for those that are open.
     said: Vec<String>,
-    /// Streams with a smaller number are to end, or say nothing more.
+    /// Streams with a smaller number are to end.
     cut_below: usize,
-    silent_below: usize,
     /// A watch that begins at an older version is refused.
     forgotten_below: u64,
     streams: usize,
@@ -98,7 +98,6 @@ struct State {
     resources: BTreeMap<&'static str, Resource>,
     requests: Vec<Request>,
     page: Option<usize>,
-    mute: bool,
     token: Option<String>,
     ended: bool,
     connections: Vec<TcpStream>,
@@ -161,7 +160,7 @@ impl Fake {
     /// Says what a kind's lists hold from now on; streams are told nothing.
     pub(crate) fn list(&self, plural: &'static str, items: Vec<Value>) {
         self.with(plural, |resource| {
-            resource.items = items;
+            resource.items = items.iter().map(Value::to_string).collect();
             resource.version += 1;
         });
     }
@@ -197,16 +196,6 @@ impl Fake {
     /// Ends a kind's open streams.
     pub(crate) fn cut(&self, plural: &'static str) {
         self.with(plural, |resource| resource.cut_below = resource.streams);
-    }
-
-    /// A kind's open streams stay open and say nothing any more.
-    pub(crate) fn silence(&self, plural: &'static str) {
-        self.with(plural, |resource| resource.silent_below = resource.streams);
-    }
-
-    /// Whether requests are taken and never answered.
-    pub(crate) fn mute(&self, mute: bool) {
-        self.shared.lock().mute = mute;
     }
 
     /// Whoever does not show this token is not known.
@@ -246,7 +235,7 @@ impl Fake {
         eventually(&format!("a watch of {plural}"), SOON, || {
             let state = self.shared.lock();
             let resource = &state.resources[plural];
-            resource.open > 0 && resource.streams > resource.cut_below.max(resource.silent_below)
+            resource.open > 0 && resource.streams > resource.cut_below
         });
     }
 }

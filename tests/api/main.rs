@@ -18,7 +18,6 @@ mod programs;
 mod rbac;
 mod scale;
 mod server;
-mod silence;
 mod site;
 mod streams;
 mod tokens;
