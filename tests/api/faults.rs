@@ -92,6 +92,29 @@ fn a_silent_server_disturbs_nobody_and_what_it_held_back_is_in_force_after() {
 }
 
 #[test]
+fn lost_packets_disturb_nobody_and_what_was_lost_comes_again() {
+    /// What is sent again comes after pauses that grow with the time that it was lost.
+    const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(15);
+    let Some(world) = World::with_nodes() else { return };
+    let [a, b] = ["a", "b"].map(|name| world.backend(&world.n1, name));
+    let client = world.pod(&world.n1, "client");
+    steady_and_moving(&world, &[Endpoint::of(&a)], &[Endpoint::of(&a)]);
+    let _daemon = world.start();
+    let prober = Prober::start(&client, (vip(Family::V4, 40), PORT).into());
+    world.lose_packets(true);
+    world.server.apply(&slices("moving", &[Endpoint::of(&b)]));
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(client.tcp((vip(Family::V4, 41), PORT)).unwrap().server, "a", "nobody told it");
+    world.lose_packets(false);
+    let healed = Instant::now();
+    eventually("what was lost is in force", SENT_AGAIN_WITHIN, || {
+        client.tcp((vip(Family::V4, 41), PORT)).is_ok_and(|answer| answer.server == "b")
+    });
+    say(&format!("in force {:?} after packets passed again", healed.elapsed()));
+    prober.assert_undisturbed();
+}
+
+#[test]
 fn an_answer_that_comes_a_few_bytes_at_a_time_is_waited_for() {
     let Some(world) = World::with_nodes() else { return };
     let a = world.backend(&world.n1, "a");

@@ -164,7 +164,8 @@ impl Server {
     }
 
     /// A cable of its own from a node to the server: the nodes of all tests have the same addresses.
-    pub(crate) fn attach(&self, node: &Node, number: u8) {
+    /// Returns the name of the server's end.
+    pub(crate) fn attach(&self, node: &Node, number: u8) -> String {
         let inside = node.namespace();
         let (name, path) = (format!("node{number}"), inside.path().display());
         self.namespace.ip(&format!("link add {name} type veth peer name api0 netns {path}"));
@@ -173,6 +174,7 @@ impl Server {
         inside.ip(&format!("address add 172.31.{number}.2/30 dev api0"));
         inside.ip("link set api0 up");
         inside.ip(&format!("route add {ADDRESS} via 172.31.{number}.1"));
+        name
     }
 
     /// The path of one of its files.

@@ -34,6 +34,8 @@ pub(crate) struct World {
     _lan: Lan,
     pub(crate) n1: Node,
     pub(crate) n2: Node,
+    /// The server's ends of the nodes' links.
+    links: [String; 2],
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -82,10 +84,8 @@ impl World {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let lan = Lan::new();
         let [n1, n2] = [1, 2].map(|node| lan.node(&format!("w{number}-n{node}")));
-        for (node, half) in [(&n1, 0), (&n2, 1)] {
-            server.attach(node, 2 * number + half);
-        }
-        Some(World { server, _lan: lan, n1, n2, _turn: turn })
+        let links = [(&n1, 0), (&n2, 1)].map(|(node, half)| server.attach(node, 2 * number + half));
+        Some(World { server, _lan: lan, n1, n2, links, _turn: turn })
     }
 
     /// The same with Node objects for both.
@@ -93,6 +93,24 @@ impl World {
         let world = World::new()?;
         world.apply(&[&NodeObject::of(&world.n1), &NodeObject::of(&world.n2)]);
         Some(world)
+    }
+
+    /// Whether packets between the nodes and the server are lost, all of them.
+    pub(crate) fn lose_packets(&self, lost: bool) {
+        let server = self.server.namespace();
+        if !lost {
+            server.command("nft", &["delete", "table", "ip", "hole"]);
+            return;
+        }
+        let links = format!("{{ \"{}\", \"{}\" }}", self.links[0], self.links[1]);
+        let table = format!(
+            "table ip hole {{\n\
+             chain in {{ type filter hook input priority 0; iifname {links} drop; }}\n\
+             chain out {{ type filter hook output priority 0; oifname {links} drop; }}\n\
+             }}"
+        );
+        self.server.write("hole.nft", &table);
+        server.command("nft", &["-f", &self.server.path("hole.nft")]);
     }
 
     /// A kubeconfig with the daemon's own account, at a port of the server's address.
@@ -154,6 +172,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        let _ = self.server.namespace().try_command("nft", &["delete", "table", "ip", "hole"]);
         // The server's own Service stays.
         let others = "--field-selector=metadata.name!=kubernetes";
         for kinds in ["services,endpointslices", "nodes"] {
