@@ -7,6 +7,7 @@
 
 mod agent;
 mod cable;
+mod credentials;
 mod fake;
 mod faults;
 mod lists;
@@ -20,7 +21,6 @@ mod scale;
 mod server;
 mod site;
 mod streams;
-mod tokens;
 mod world;
 
 use std::io::Write;
