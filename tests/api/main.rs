@@ -19,6 +19,7 @@ mod programs;
 mod rbac;
 mod scale;
 mod server;
+mod silence;
 mod site;
 mod streams;
 mod world;

@@ -48,11 +48,16 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
             line.clear();
         }
-        let known = {
+        let (mute, known) = {
             let mut state = shared.lock();
             state.requests.push(request.clone());
-            state.token.is_none() || state.token == request.token
+            (state.mute, state.token.is_none() || state.token == request.token)
         };
+        if mute {
+            // Until the other end has enough, or this one ends.
+            while reader.read_line(&mut line)? > 0 {}
+            return Ok(());
+        }
         if !known {
             answer(stream, &Canned::status(401, "Unauthorized", "Unauthorized"))?;
         } else if request.watch {
@@ -152,7 +157,10 @@ fn watch(mut stream: &TcpStream, request: &Request, shared: &Shared) -> std::io:
             shared.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner);
         let resource = &state.resources[request.plural.as_str()];
         let ended = state.ended || number < resource.cut_below || began.elapsed() > LONGEST;
-        let said = resource.said[at..].concat();
+        let said = match number < resource.silent_below {
+            true => String::new(),
+            false => resource.said[at..].concat(),
+        };
         at = resource.said.len();
         drop(state);
         if !said.is_empty() {
