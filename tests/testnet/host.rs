@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::namespace::Namespace;
 use crate::ping::{self, Echo};
-use crate::traffic::{Answer, Connection, Destination, Listen, Server, Tcp, Udp, UdpFlow};
+use crate::traffic::{self, Answer, Connection, Destination, Listen, Server, Tcp, Udp, UdpFlow};
 
 /// How long a probe waits for an answer if nothing else is said.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ pub trait Host {
     /// The same with a limit for the connection attempt, and for the answer.
     fn tcp_within(&self, to: impl Destination, timeout: Duration) -> io::Result<Answer> {
         let to = to.address();
-        self.namespace().run(move || Connection::open(to, 0, timeout)?.ask("probe"))
+        self.namespace().run(move || traffic::ask_once(to, timeout))
     }
 
     /// The same from a certain port.

@@ -110,10 +110,14 @@ impl<'n> Proxyd<'n> {
         proxyd
     }
 
-    /// The command line of `proxyd COMMAND` for this node, without the program.
+    /// The command line of `proxyd COMMAND` for this node, without the program. With `--kubeconfig` it does
+    /// not read the node's [`Manifests`].
     pub fn command_line(node: &Node, command: &str, more: &[&str]) -> Vec<String> {
         let folder = Manifests::of(node).path().display().to_string();
-        let mut line = vec![command, "--manifests", &folder, "--hostname-override", node.name()];
+        let mut line = vec![command, "--hostname-override", node.name()];
+        if !more.contains(&"--kubeconfig") {
+            line.extend(["--manifests", &folder]);
+        }
         if !more.contains(&"--cluster-cidr") {
             line.extend(["--cluster-cidr", CLUSTER_CIDR]);
         }

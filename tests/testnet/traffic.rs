@@ -133,6 +133,11 @@ impl Connection {
     }
 }
 
+/// Connects from the calling thread's namespace, sends a line, and returns what the server said of it.
+pub fn ask_once(to: SocketAddr, timeout: Duration) -> io::Result<Answer> {
+    Connection::open(to, 0, timeout)?.ask("probe")
+}
+
 fn until(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }

@@ -1,0 +1,38 @@
+//! Where etcd, kube-apiserver and kubectl are.
+
+use std::path::{Path, PathBuf};
+
+/// The programs of a control plane.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) etcd: PathBuf,
+    pub(crate) apiserver: PathBuf,
+    pub(crate) kubectl: PathBuf,
+}
+
+impl Programs {
+    /// Those of `KUBEBUILDER_ASSETS` if that is set; else those that `tests/cluster/build.py` built, and
+    /// the system's etcd. The error says what is missing.
+    pub(crate) fn find() -> Result<Programs, String> {
+        let there = |path: PathBuf| {
+            if path.is_file() { Ok(path) } else { Err(format!("there is no {}", path.display())) }
+        };
+        if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
+            let of = |name| there(Path::new(&folder).join(name));
+            return Ok(Programs {
+                etcd: of("etcd")?,
+                apiserver: of("kube-apiserver")?,
+                kubectl: of("kubectl")?,
+            });
+        }
+        let built = |name| there(cache().join("cluster/bin").join(name));
+        let etcd = testnet::programs::installed("etcd").ok_or("etcd is not installed")?;
+        Ok(Programs { etcd, apiserver: built("kube-apiserver")?, kubectl: built("kubectl")? })
+    }
+}
+
+fn cache() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").unwrap_or_else(|| "/root".into()).join(".cache");
+    set("XDG_CACHE_HOME").unwrap_or_else(home).join("viaduct")
+}
