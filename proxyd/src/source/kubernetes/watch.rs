@@ -24,6 +24,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A kind that the server does not have is asked for again after this time: somebody may have installed it.
 const ABSENT: Duration = Duration::from_secs(300);
+/// A list, or a page of one, that does not go on for so long is asked for again.
+const LIST_SILENCE: Duration = Duration::from_secs(60);
 /// A question that costs nothing is answered within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -163,7 +165,8 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
     let seen = |what| Seen { kind: K::KIND, what };
     // The client goes on from where it was, whatever the error. Where that cannot be, it begins anew.
     let attempts = stream::repeat_with(move || {
-        ending_with(watch(api.clone(), config.clone()), |event| event.as_ref().is_err_and(is_lost))
+        let events = given_up_when_silent(watch(api.clone(), config.clone()));
+        ending_with(events, |event| event.as_ref().is_err_and(is_lost))
     });
     let events = attempts.flatten().backoff(pauses()).into_stream();
     let mut listed = false;
@@ -193,6 +196,28 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
     Box::pin(
         until_last.flat_map(move |(what, _)| stream::iter(what.into_iter().map(seen))).chain(later),
     )
+}
+
+/// The same events, until a list pauses for too long: the last one is that error. A watch may be silent for as
+/// long as it likes; that its server is there is seen to below HTTP.
+fn given_up_when_silent<T>(
+    events: impl Stream<Item = watcher::Result<Event<T>>>,
+) -> impl Stream<Item = watcher::Result<Event<T>>> {
+    stream::unfold(Some((Box::pin(events), true)), async |state| {
+        let (mut events, listing) = state?;
+        if !listing {
+            let event = events.next().await?;
+            let listing = matches!(event, Ok(Event::Init));
+            return Some((event, Some((events, listing))));
+        }
+        let Ok(event) = tokio::time::timeout(LIST_SILENCE, events.next()).await else {
+            let silent = format!("nothing was heard of the list for {LIST_SILENCE:?}");
+            let error = kube::Error::Service(silent.into());
+            return Some((Err(watcher::Error::InitialListFailed(error)), None));
+        };
+        let listing = !matches!(event, Some(Ok(Event::InitDone)));
+        Some((event?, Some((events, listing))))
+    })
 }
 
 /// The stream, up to the first item of which this is true.
@@ -238,6 +263,7 @@ pub(super) const FORBIDDEN: &str = "forbidden";
 fn is_lost(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::InitialListFailed(kube::Error::Service(_)) => true,
         watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
         _ => false,
     }
