@@ -118,6 +118,18 @@ impl Node {
         self.try_attach(network, self.container(name), &id)
     }
 
+    /// A new pod of a namespace of Kubernetes other than `default`, or what ADD said.
+    pub fn try_pod_of(
+        &self,
+        network: &Network,
+        kube_namespace: &str,
+        name: &str,
+    ) -> Result<Pod<'_>, CniOutput> {
+        let number = NEXT_CONTAINER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{kube_namespace}-{name}-{number}-{}", std::process::id());
+        self.attach(network, self.container(name), &id, kube_namespace)
+    }
+
     /// Attaches a container under this ID, or tells what ADD said.
     pub fn try_attach(
         &self,
@@ -125,7 +137,18 @@ impl Node {
         container: Namespace,
         id: &str,
     ) -> Result<Pod<'_>, CniOutput> {
+        self.attach(network, container, id, "default")
+    }
+
+    fn attach(
+        &self,
+        network: &Network,
+        container: Namespace,
+        id: &str,
+        kube_namespace: &str,
+    ) -> Result<Pod<'_>, CniOutput> {
         let mut pod = Pod {
+            kube_namespace: kube_namespace.to_owned(),
             node: self,
             config: network.to_json(self),
             id: id.to_owned(),
@@ -151,6 +174,7 @@ impl Host for Node {
 /// namespace goes. [`Pod::delete`] is the orderly way.
 pub struct Pod<'a> {
     node: &'a Node,
+    kube_namespace: String,
     config: Value,
     id: String,
     container: Namespace,
@@ -171,7 +195,8 @@ impl Pod<'_> {
             config["prevResult"] = self.result.clone();
         }
         let arguments = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID=uid-{}",
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID=uid-{}",
+            self.kube_namespace,
             self.container.name(),
             self.id,
             self.id

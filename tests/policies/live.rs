@@ -1,0 +1,138 @@
+//! Live connections, pods that start, daemons that die.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use testnet::manifest::{Endpoint, EndpointSlice, Service, documents};
+use testnet::{Family, Host, eventually};
+
+use super::world::{SOON, WEB, World};
+
+/// After the daemon has committed, no packet passes that is not allowed any more.
+const REPAIRED: Duration = Duration::from_secs(10);
+
+#[test]
+fn what_is_taken_away_cuts_live_connections() {
+    let world = World::new();
+    let _daemons = world.daemons("backend: host-gw\n");
+    world.policy(
+        "web",
+        &json!({
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]}],
+        }),
+    );
+    let friend = json!({"role": "friend"});
+    let web = world.pod(&world.n1, "web", &json!({"app": "web"}));
+    let near = world.pod(&world.n1, "near", &friend);
+    let far = world.pod(&world.n2, "far", &friend);
+    let other = world.pod(&world.n1, "other", &friend);
+    let _servers = (web.serve_tcp(WEB), web.serve_udp(WEB));
+    // One by way of a Service.
+    let vip = "10.96.0.9".parse().unwrap();
+    let service = Service::new("web").cluster_ips(&[vip]).port("web", "TCP", 80);
+    let slice = EndpointSlice::new("web", Family::V4, &[Endpoint::of(&web)]);
+    let slice = slice.port("web", "TCP", WEB.into());
+    world.write("service", &documents(&[&service, &slice]));
+    let to = (web.v4(), WEB);
+    let mut tcp = near.connect(to).unwrap();
+    let mut udp = near.udp_flow(to, 4000).unwrap();
+    let mut by_service = eventually("the Service", SOON, || near.connect((vip, 80)).ok());
+    let mut from_far = eventually("the friend from afar", SOON, || far.connect(to).ok());
+    let mut kept = other.connect(to).unwrap();
+    for connection in [&mut tcp, &mut by_service, &mut from_far, &mut kept] {
+        connection.ask("before").unwrap();
+    }
+    udp.ask("before").unwrap();
+    world.tell("near", &world.n1, &json!({}), Some(&near));
+    world.tell("far", &world.n2, &json!({}), Some(&far));
+    eventually("UDP is cut", SOON, || udp.ask("after").is_err());
+    for (what, connection) in
+        [("TCP", &mut tcp), ("by a Service", &mut by_service), ("from afar", &mut from_far)]
+    {
+        assert!(connection.ask("after").is_err(), "{what}");
+    }
+    kept.ask("after").unwrap();
+    // Given back, what still lives goes on.
+    world.tell("near", &world.n1, &friend, Some(&near));
+    eventually("UDP goes on", SOON, || udp.ask("again").is_ok());
+}
+
+#[test]
+fn a_pod_is_isolated_before_its_first_packet() {
+    let world = World::new();
+    let _daemons = world.daemons("backend: host-gw\n");
+    world.policy("all", &json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
+    let outside = world.lan.serve_tcp(WEB);
+    for number in 0..10 {
+        let name = format!("pod-{number}");
+        world.tell(&name, &world.n1, &json!({}), None);
+        let pod = world.attach(&world.n1, &name);
+        assert!(!pod.can_reach((world.lan.outside(Family::V4), WEB)), "{name} was not isolated");
+    }
+    drop(outside);
+}
+
+#[test]
+fn what_is_not_known_is_denied_until_it_is() {
+    let world = World::new();
+    let daemons = world.daemons("backend: host-gw\n");
+    let free = world.attach(&world.n1, "free");
+    let server = free.serve_tcp(WEB);
+    world.policy("some", &json!({"podSelector": {"matchLabels": {"app": "some"}}}));
+    // Nobody told of this pod: ADD waits, then the pod starts isolated.
+    let began = Instant::now();
+    let unknown = world.attach(&world.n1, "unknown");
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!unknown.can_reach((free.v4(), WEB)));
+    assert!(daemons[0].log().contains("its pod is not known yet"), "{}", daemons[0].log());
+    world.tell("free", &world.n1, &json!({}), Some(&free));
+    world.tell("unknown", &world.n1, &json!({}), Some(&unknown));
+    eventually("known, it may", SOON, || unknown.can_reach((free.v4(), WEB)));
+    drop(server);
+}
+
+#[test]
+fn a_reused_address_inherits_nothing() {
+    let world = World::new();
+    let _daemons = world.daemons("backend: host-gw\n");
+    world.policy("shut", &json!({"podSelector": {"matchLabels": {"app": "shut"}}}));
+    let client = world.pod(&world.n1, "client", &json!({}));
+    let shut = world.pod(&world.n1, "shut", &json!({"app": "shut"}));
+    let server = shut.serve_tcp(WEB);
+    assert!(!client.can_reach((shut.v4(), WEB)));
+    drop(server);
+    shut.delete();
+    // The API server still says that the address is the old pod's.
+    world.tell("open", &world.n1, &json!({}), None);
+    let address = shut.v4();
+    let network = world.network(&world.n1).runtime("ips", json!([format!("{address}/24")]));
+    let open = world.n1.pod(&network, "open");
+    assert_eq!(open.v4(), address);
+    let _server = open.serve_tcp(WEB);
+    assert!(client.can_reach((address, WEB)), "the new pod is shut like the old one");
+}
+
+#[test]
+fn rules_outlive_the_daemon_and_come_back() {
+    let world = World::new();
+    let [mut daemon, _other] = world.daemons("backend: host-gw\n");
+    world.policy("web", &json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    let web = world.pod(&world.n1, "web", &json!({"app": "web"}));
+    let client = world.pod(&world.n1, "client", &json!({}));
+    let _server = web.serve_tcp(WEB);
+    let to = (web.v4(), WEB);
+    let denied = |what: &str| assert!(!client.can_reach(to), "{what}");
+    denied("at first");
+    daemon.kill();
+    denied("without the daemon");
+    daemon.start_again();
+    for _ in 0..5 {
+        denied("while the daemon starts");
+    }
+    world.n1.namespace().command("nft", &["delete", "table", "inet", "viaduct-policy"]);
+    eventually("the table is back", REPAIRED, || {
+        daemon.log().contains("changed by somebody else").then_some(())
+    });
+    denied("after the repair");
+}
