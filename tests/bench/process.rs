@@ -75,11 +75,14 @@ pub(crate) fn cpu(pid: u32) -> Result<f64> {
     Ok((ticks(11) + ticks(12) + ticks(13) + ticks(14)) * 1000.0 / per_second)
 }
 
-/// The programs that a process has running.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
+/// The children of a process that run this program.
+pub(crate) fn children(pid: u32, program: &str) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    lists
+    let children: Vec<u32> = lists
         .flat_map(|list| list.split(' ').filter_map(|n| n.parse().ok()).collect::<Vec<_>>())
-        .collect()
+        .collect();
+    // Until it runs the program, a child is its parent's copy, memory and name.
+    let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    children.into_iter().filter(|child| name(child).trim() == program).collect()
 }

@@ -39,8 +39,9 @@ pub(super) fn measure(
     let idle = (proxy.received()? - before) / 1e3;
     report.figure(&case("idle, received in a minute"), who, &[idle], "kB");
 
-    let single = one_at_a_time(plane, &mut notifications, proxy.who, size, count)?;
+    let (single, answered) = one_at_a_time(plane, &mut notifications, proxy.who, size, count)?;
     report.add(&case("write to kernel, one at a time"), who, single.clone());
+    report.add(&case("of it, write to answer"), "the API server", answered);
 
     let (cpu, bytes) = (proxy.cpu()?, proxy.received()?);
     let sent = many(plane, proxy.who, size)?;
@@ -64,19 +65,19 @@ pub(super) fn measure(
     Ok(single)
 }
 
-/// Each change once the one before is in the kernel.
+/// Each change once the one before is in the kernel; also how long the API server took to answer.
 fn one_at_a_time(
     plane: &ControlPlane,
     notifications: &mut Notifications,
     who: Who,
     size: Size,
     count: u32,
-) -> Result<Vec<f64>> {
+) -> Result<(Vec<f64>, Vec<f64>)> {
     // kube-proxy syncs at most once a second (`minSyncPeriod`): that is not what is measured here.
     let pause = Duration::from_millis(if who == Who::KubeProxy { 1500 } else { 200 });
     let started = Instant::now();
     let mut connection = plane.connect()?;
-    let mut took = Vec::new();
+    let (mut took, mut answered) = (Vec::new(), Vec::new());
     for number in 1..=count {
         let number = numbers(who) + number;
         if started.elapsed() > SINGLE {
@@ -85,11 +86,12 @@ fn one_at_a_time(
         let (path, slice) = change(size, number, number * 7919)?;
         let sent = Instant::now();
         connection.request("PUT", &path, &slice)?;
+        answered.push(sent.elapsed().as_secs_f64() * 1e3);
         let at = notifications.wait(number, sent + SEEN_WITHIN).context("a change was lost")?;
         took.push(at.saturating_duration_since(sent).as_secs_f64() * 1e3);
         std::thread::sleep(pause);
     }
-    Ok(took)
+    Ok((took, answered))
 }
 
 /// Many a second, by several writers; returns each with the time at which it was sent.

@@ -126,7 +126,7 @@ fn starts(
         took.push(proxy.programmed(size.services)?);
         cpu.push(proxy.cpu()?);
         bytes.push(proxy.received()? / 1e6);
-        memory.push(proxy.children_memory);
+        memory.push(proxy.nft_memory);
         last = Some(proxy);
     }
     let case = |what: &str| format!("{}: {what}", size.name());

@@ -66,8 +66,8 @@ pub(super) struct Proxy {
     pub(super) node: Node,
     program: Program,
     started: (Instant, SystemTime),
-    /// Of programs that it started, MB.
-    pub(super) children_memory: f64,
+    /// Of the `nft` that it ran, MB.
+    pub(super) nft_memory: f64,
 }
 
 impl Proxy {
@@ -80,7 +80,7 @@ impl Proxy {
         let log = File::create(node.folder().join("log"))?;
         let started = (Instant::now(), SystemTime::now());
         let program = node.namespace().run(move || Program::start(who.name(), &line, log))?;
-        Ok(Proxy { who, node, program, started, children_memory: 0.0 })
+        Ok(Proxy { who, node, program, started, nft_memory: 0.0 })
     }
 
     /// Milliseconds from the start of the process until everything is in force, by what the proxy says of
@@ -110,9 +110,9 @@ impl Proxy {
                     std::thread::sleep(Duration::from_millis(100));
                 }
             }
-            for child in process::children(self.program.pid()) {
+            for child in process::children(self.program.pid(), "nft") {
                 let memory = process::peak_memory(child).unwrap_or(0.0);
-                self.children_memory = self.children_memory.max(memory);
+                self.nft_memory = self.nft_memory.max(memory);
             }
             self.program.check().with_context(|| self.log())?;
             ensure!(started.elapsed() < LIMIT, "not programmed in {LIMIT:?}: {}", self.log());
