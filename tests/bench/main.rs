@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod cluster;
 mod cni;
 mod overlay_peers;
+mod process;
 mod report;
 mod services;
 
@@ -38,6 +40,12 @@ fn main() -> Result<()> {
             services::measure(&mut report, runs.unwrap_or(5))?;
             report.finish(&output, "services")
         }
-        _ => bail!("what to measure: cni or services"),
+        "cluster" => {
+            cluster::check()?;
+            let mut report = report::Report::default();
+            cluster::measure(&mut report, runs.unwrap_or(5))?;
+            report.finish(&output, "cluster")
+        }
+        _ => bail!("what to measure: cni, services or cluster"),
     }
 }

@@ -39,6 +39,7 @@ pub(crate) struct Report {
     series: Vec<Series>,
     figures: Vec<Figure>,
     bars: Vec<Bar>,
+    peers: Vec<String>,
 }
 
 /// The value below which a share of the measurements lies.
@@ -75,6 +76,11 @@ impl Report {
         self.figures.push(Figure { case: case.to_owned(), who, value, unit });
     }
 
+    /// Takes a peer with its version, for the line about the machine.
+    pub(crate) fn peer(&mut self, version: &str) {
+        self.peers.push(version.to_owned());
+    }
+
     /// Takes a demand.
     pub(crate) fn bar(&mut self, what: &str, value: f64, limit: f64, unit: &'static str) {
         self.bars.push(Bar { what: what.to_owned(), value, limit, unit });
@@ -83,7 +89,8 @@ impl Report {
     /// Prints the tables and writes NAME.csv and NAME.svg; fails if a bar is missed.
     pub(crate) fn finish(&self, folder: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(folder)?;
-        println!("\n{}\n", machine());
+        let machine = [&[machine()][..], &self.peers].concat().join("; ");
+        println!("\n{machine}\n");
         println!(
             "{:<46} {:<26} {:>9} {:>9} {:>9} {:>9} {:>5}",
             "case", "who", "median ms", "p95 ms", "p99 ms", "min ms", "n"
@@ -121,7 +128,7 @@ impl Report {
             println!("{what:<62} {value:>10.3} {limit:>10.3} {unit}{verdict}");
             writeln!(csv, "{},{value:.4},{limit},{unit}", field(what))?;
         }
-        fs::write(folder.join(format!("{name}.csv")), format!("# {}\n{csv}", machine()))?;
+        fs::write(folder.join(format!("{name}.csv")), format!("# {machine}\n{csv}"))?;
         fs::write(folder.join(format!("{name}.svg")), self.plot(name))?;
         println!("\nwritten: {0}/{name}.csv, {0}/{name}.svg", folder.display());
         anyhow::ensure!(missed == 0, "{missed} bars were missed");

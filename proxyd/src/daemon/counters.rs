@@ -111,7 +111,7 @@ pub struct Owners {
 }
 
 /// What [`crate::server::Metrics`] calls at each scrape.
-pub(super) fn scrape_hook(events: Sender<Event>) -> crate::server::ScrapeHook {
+pub(crate) fn scrape_hook(events: Sender<Event>) -> crate::server::ScrapeHook {
     let state = Mutex::new((Sums::default(), events));
     Box::new(move |text| {
         // What is behind it is plain data: whoever panicked left it whole.

@@ -1,6 +1,5 @@
 //! The daemon under measurement.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use testnet::{Namespace, programs};
+
+use crate::process;
 
 /// Longer than anything may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
@@ -69,28 +70,14 @@ impl Daemon {
         Ok(Daemon { child, first: first? })
     }
 
-    /// Its number.
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The most memory that it had in use, in MB.
     pub(super) fn peak_memory(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes: f64 =
-            line.context("VmHWM")?.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
-        Ok(kilobytes * 1024.0 / 1e6)
+        process::peak_memory(self.child.id())
     }
 
     /// The processor time that it used, in milliseconds.
     pub(super) fn cpu(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-        let per_second = rustix::param::clock_ticks_per_second() as f64;
-        Ok((ticks(11) + ticks(12)) * 1000.0 / per_second)
+        process::cpu(self.child.id())
     }
 
     /// A metric without labels.

@@ -2,7 +2,7 @@
 
 mod daemon;
 mod latency;
-mod objects;
+pub(crate) mod objects;
 mod peers;
 mod program;
 mod writer;

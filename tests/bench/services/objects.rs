@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 
 /// So many Services with so many endpoints each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) services: u32,
-    pub(super) endpoints: u32,
+pub(crate) struct Size {
+    pub(crate) services: u32,
+    pub(crate) endpoints: u32,
 }
 
 impl Size {
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let thousands = self.services / 1000;
         match thousands {
             0 => format!("{} x {}", self.services, self.endpoints),
@@ -24,24 +24,24 @@ impl Size {
     }
 
     /// A Service's address.
-    pub(super) fn vip(self, service: u32) -> Ipv4Addr {
+    pub(crate) fn vip(self, service: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + service)
     }
 
     /// An endpoint's address.
-    pub(super) fn endpoint(self, service: u32, endpoint: u32) -> Ipv4Addr {
+    pub(crate) fn endpoint(self, service: u32, endpoint: u32) -> Ipv4Addr {
         let number = service * self.endpoints + endpoint;
         Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + number)
     }
 }
 
 /// An endpoint that no other Service has, for changes.
-pub(super) fn other_endpoint(number: u32) -> Ipv4Addr {
+pub(crate) fn other_endpoint(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 250, 0, 0)) + number)
 }
 
 /// A Service and its slice; `replaced` takes the place of the first endpoint.
-pub(super) fn documents(size: Size, service: u32, replaced: Option<Ipv4Addr>) -> String {
+pub(crate) fn documents(size: Size, service: u32, replaced: Option<Ipv4Addr>) -> String {
     let vip = size.vip(service);
     let mut endpoints = String::new();
     for number in 0..size.endpoints {
@@ -62,14 +62,14 @@ pub(super) fn documents(size: Size, service: u32, replaced: Option<Ipv4Addr>) ->
 }
 
 /// Puts a file in its place: nobody sees half of it.
-pub(super) fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
+pub(crate) fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
     let hidden = folder.join(".new");
     fs::write(&hidden, text).context("write a manifest")?;
     fs::rename(hidden, folder.join(name)).context("put a manifest in its place")
 }
 
 /// All of them in one file.
-pub(super) fn write_one_file(size: Size, folder: &Path) -> Result<()> {
+pub(crate) fn write_one_file(size: Size, folder: &Path) -> Result<()> {
     let mut all = String::new();
     for service in 0..size.services {
         all += &documents(size, service, None);
@@ -78,7 +78,7 @@ pub(super) fn write_one_file(size: Size, folder: &Path) -> Result<()> {
 }
 
 /// One file for each Service.
-pub(super) fn write_files(size: Size, folder: &Path) -> Result<()> {
+pub(crate) fn write_files(size: Size, folder: &Path) -> Result<()> {
     for service in 0..size.services {
         put(folder, &file_of(service), &documents(size, service, None))?;
     }
@@ -86,6 +86,6 @@ pub(super) fn write_files(size: Size, folder: &Path) -> Result<()> {
 }
 
 /// The file of a Service.
-pub(super) fn file_of(service: u32) -> String {
+pub(crate) fn file_of(service: u32) -> String {
     format!("svc-{service}.json")
 }

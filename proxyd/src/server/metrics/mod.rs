@@ -3,6 +3,8 @@
 //! One method per event. Whoever scrapes gets [`Metrics::render`].
 
 mod conntrack;
+#[cfg(test)]
+mod monitoring;
 mod series;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -201,7 +203,7 @@ mod tests {
         samples.map(|line| line.split(['{', ' ']).next().unwrap()).collect()
     }
 
-    fn one_of_each_event(metrics: &Metrics) {
+    pub(super) fn one_of_each_event(metrics: &Metrics) {
         metrics.sync_queued(Family::V4);
         metrics.sync_finished(Family::V4, true, Duration::from_millis(3));
         metrics.sync_finished(Family::V6, false, Duration::from_millis(5));
