@@ -252,7 +252,8 @@ impl Engine {
             self.shared.reporter.event(Reason::InvalidObjects, some_of(&few));
         }
         self.told = texts;
-        let places: HashSet<_> = problems.iter().map(|problem| &problem.place).collect();
+        // Objects of an API server have no place; documents that are none have no object.
+        let places: HashSet<_> = problems.iter().map(|p| (&p.place, &p.object)).collect();
         self.shared.metrics.source_errors(places.len());
         self.problems = problems;
         self.tell_problems();
