@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the demonstration tells a story")]
 
+mod policies;
 mod services;
 
 use std::net::IpAddr;
@@ -47,6 +48,9 @@ fn tell(keep: bool) -> Result<()> {
     println!("\n3. Services: proxyd on n1, from manifests\n");
     let lan = Lan::new();
     services::chapter(&lan, &lan.nodes(["n1", "n2", "n3"]))?;
+    println!("\n4. Policies: proxyd and the plugin on n1, from manifests\n");
+    let lan = Lan::new();
+    policies::chapter(&lan.nodes(["n1"])[0])?;
     println!("\nEverything that was promised happened.");
     if keep {
         println!("{HOW_TO_ENTER}");
