@@ -13,3 +13,4 @@ pub mod reporter;
 pub mod server;
 pub mod service;
 pub mod source;
+pub mod text;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use crate::source::{Access, client};
+use crate::text::shortened;
 
 /// Events of one reason are no closer than this; the newest is told.
 const APART: Duration = Duration::from_secs(5);
@@ -242,7 +243,7 @@ impl Teller {
             action: Some("Report".to_owned()),
             reason: Some(reason.name()),
             type_: Some(reason.kind().to_owned()),
-            note: Some(shorten(note)),
+            note: Some(shortened(note, NOTE)),
             reporting_controller: Some(CONTROLLER.to_owned()),
             reporting_instance: Some(self.node.clone()),
             ..ApiEvent::default()
@@ -259,28 +260,5 @@ async fn within(request: impl Future<Output = kube::Result<()>>) -> Result<(), S
         Ok(Err(kube::Error::Api(status))) => Err(format!("{} ({})", status.message, status.code)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {PATIENCE:?}")),
-    }
-}
-
-/// No longer than the API takes.
-fn shorten(note: &str) -> String {
-    if note.len() <= NOTE {
-        return note.to_owned();
-    }
-    let more = "…";
-    let end = note.floor_char_boundary(NOTE - more.len());
-    format!("{}{more}", &note[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn notes_fit_the_api() {
-        assert_eq!(shorten("short"), "short");
-        let long = "é".repeat(1000);
-        let short = shorten(&long);
-        assert!(short.len() <= NOTE && short.ends_with('…'), "{}", short.len());
     }
 }

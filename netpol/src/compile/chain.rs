@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::Claims;
-use super::matches::{Matches, Ports, TooLarge, without};
+use super::matches::{Matches, Ports, Range, TooLarge, without};
 use super::selectors::{Namespaces, PodSet, Selectors};
 use crate::cidr::Cidr;
 use crate::labels::Selector;
@@ -12,7 +12,7 @@ use crate::model::{
     Action, ClusterPeer, ClusterRule, Direction, Numbers, Peer, PolicyName, Port, Protocol, Rule,
     Tier,
 };
-use crate::world::{PodName, World};
+use crate::world::World;
 
 /// What a chain depends on: chains of the same key are the same chain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,10 +104,10 @@ impl Chain {
     }
 }
 
-/// Peers, as addresses.
-enum Addresses {
+/// The other ends of a rule.
+enum Peers {
     Any,
-    These { pods: Vec<PodName>, blocks: Vec<(IpAddr, IpAddr)> },
+    These { sets: Vec<PodSet>, blocks: Vec<Range> },
 }
 
 pub(super) struct Builder<'a> {
@@ -161,18 +161,18 @@ impl Builder<'_> {
 
     fn rule(&mut self, key: &ChainKey, namespace: &Arc<str>, rule: &Rule) -> Matches {
         let peers = match &rule.peers {
-            None => Addresses::Any,
+            None => Peers::Any,
             Some(peers) => {
-                let (mut pods, mut blocks) = (Vec::new(), Vec::new());
+                let (mut sets, mut blocks) = (Vec::new(), Vec::new());
                 for peer in peers {
                     match peer {
-                        Peer::Pods(selector) => {
+                        Peer::Pods(pods) => {
                             let namespaces = Namespaces::One(Arc::clone(namespace));
-                            pods.extend(self.select(key, namespaces, selector));
+                            sets.push(PodSet { namespaces, pods: pods.clone() });
                         }
-                        Peer::PodsOf { namespaces, pods: selector } => {
+                        Peer::PodsOf { namespaces, pods } => {
                             let namespaces = Namespaces::Selected(namespaces.clone());
-                            pods.extend(self.select(key, namespaces, selector));
+                            sets.push(PodSet { namespaces, pods: pods.clone() });
                         }
                         Peer::Block { cidr, except } => {
                             let except: Vec<_> = except.iter().map(Cidr::range).collect();
@@ -180,10 +180,10 @@ impl Builder<'_> {
                         }
                     }
                 }
-                Addresses::These { pods, blocks }
+                Peers::These { sets, blocks }
             }
         };
-        self.combine(key, peers, rule.ports.as_deref())
+        self.combine(key, &peers, rule.ports.as_deref())
     }
 
     fn cluster_rule(&mut self, key: &ChainKey, rule: &ClusterRule) -> (Action, Matches) {
@@ -194,12 +194,12 @@ impl Builder<'_> {
                 Action::Deny | Action::Pass => (Action::Deny, Matches::everything()),
             };
         }
-        let (mut pods, mut blocks) = (Vec::new(), Vec::new());
+        let (mut sets, mut blocks) = (Vec::new(), Vec::new());
         for peer in &rule.peers {
             match peer {
-                ClusterPeer::PodsOf { namespaces, pods: selector } => {
+                ClusterPeer::PodsOf { namespaces, pods } => {
                     let namespaces = Namespaces::Selected(namespaces.clone());
-                    pods.extend(self.select(key, namespaces, selector));
+                    sets.push(PodSet { namespaces, pods: pods.clone() });
                 }
                 ClusterPeer::Networks(networks) => blocks.extend(networks.iter().map(Cidr::range)),
                 ClusterPeer::Nodes(selector) => {
@@ -210,107 +210,90 @@ impl Builder<'_> {
                 ClusterPeer::Unknown => {}
             }
         }
-        let matches = self.combine(key, Addresses::These { pods, blocks }, rule.ports.as_deref());
-        (rule.action, matches)
+        let peers = Peers::These { sets, blocks };
+        (rule.action, self.combine(key, &peers, rule.ports.as_deref()))
     }
 
-    fn select(&mut self, key: &ChainKey, namespaces: Namespaces, pods: &Selector) -> Vec<PodName> {
-        let set = PodSet { namespaces, pods: pods.clone() };
-        self.selectors.select(self.world, &set, key).iter().cloned().collect()
-    }
-
-    fn combine(&mut self, key: &ChainKey, peers: Addresses, ports: Option<&[Port]>) -> Matches {
+    fn combine(&mut self, key: &ChainKey, peers: &Peers, ports: Option<&[Port]>) -> Matches {
         let mut matches = Matches::default();
         let Some(ports) = ports else {
             match peers {
-                Addresses::Any => matches.everything = true,
-                Addresses::These { mut pods, blocks } => {
-                    matches.peers = self.addresses(&mut pods);
-                    matches.blocks = blocks;
+                Peers::Any => matches.everything = true,
+                Peers::These { sets, blocks } => {
+                    for set in sets {
+                        matches.peers.extend(&*self.addresses(key, set));
+                    }
+                    matches.blocks.clone_from(blocks);
                 }
             }
             return matches;
         };
-        let peers = match peers {
-            Addresses::These { mut pods, blocks } => {
-                let addresses = self.addresses(&mut pods);
-                Some((pods, addresses, blocks))
-            }
-            Addresses::Any => None,
-        };
         for port in ports {
-            match (&port.numbers, &peers) {
-                (Numbers::Range(first, last), None) => {
-                    matches.ports.push((port.protocol, *first, *last));
+            match &port.numbers {
+                Numbers::Range(first, last) => {
+                    self.add(key, peers, (port.protocol, *first, *last), &mut matches);
                 }
-                (Numbers::Range(first, last), Some((_, addresses, blocks))) => {
-                    let ports: Ports = (port.protocol, *first, *last);
-                    for address in addresses {
-                        matches.add_peer_ports(*address, ports);
-                    }
-                    matches.block_ports.extend(blocks.iter().map(|range| (*range, ports)));
-                }
-                (Numbers::Named(name), peers) if key.direction == Direction::Ingress => {
+                // Whatever the pods that are judged here call so.
+                Numbers::Named(name) if key.direction == Direction::Ingress => {
                     let own = key.named.iter();
-                    let own =
-                        own.filter(|(n, protocol, _)| n == name && *protocol == port.protocol);
-                    for (_, protocol, number) in own {
-                        let ports = (*protocol, *number, *number);
-                        match peers {
-                            None => matches.ports.push(ports),
-                            Some((_, addresses, blocks)) => {
-                                for address in addresses {
-                                    matches.add_peer_ports(*address, ports);
-                                }
-                                matches.block_ports.extend(blocks.iter().map(|r| (*r, ports)));
-                            }
-                        }
+                    for (_, protocol, number) in
+                        own.filter(|(own, protocol, _)| own == name && *protocol == port.protocol)
+                    {
+                        self.add(key, peers, (*protocol, *number, *number), &mut matches);
                     }
                 }
-                // Whatever each peer calls so; beyond the cluster nobody calls anything so.
-                (Numbers::Named(name), peers) => {
-                    let all;
-                    let pods = match peers {
-                        Some((pods, ..)) => pods,
-                        None => {
-                            let everywhere = Namespaces::Selected(Selector::default());
-                            all = self.select(key, everywhere, &Selector::default());
-                            &all
-                        }
-                    };
-                    for pod_name in pods {
-                        let Some(pod) = self.world.pods.get(pod_name) else { continue };
-                        let named = pod.ports.iter();
-                        for named in
-                            named.filter(|p| p.name == *name && p.protocol == port.protocol)
-                        {
-                            for address in self.addresses(&mut vec![pod_name.clone()]) {
-                                matches.peer_ports.push((address, named.protocol, named.number));
-                            }
-                        }
-                    }
+                Numbers::Named(name) => {
+                    self.add_named(key, peers, (name, port.protocol), &mut matches);
                 }
             }
         }
         matches
     }
 
-    /// Addresses of pods. One that another pod claims too counts only if both are meant.
-    fn addresses(&self, pods: &mut Vec<PodName>) -> Vec<IpAddr> {
-        pods.sort_unstable();
-        pods.dedup();
-        let mut all = Vec::with_capacity(pods.len());
-        for name in pods.iter() {
-            for address in self.claims.of_pod(name) {
-                let claimants = self.claims.of_address(*address).iter();
-                if claimants
-                    .filter(|claimant| *claimant != name)
-                    .all(|other| pods.binary_search(other).is_ok())
-                {
-                    all.push(*address);
+    fn add(&mut self, key: &ChainKey, peers: &Peers, ports: Ports, matches: &mut Matches) {
+        match peers {
+            Peers::Any => matches.ports.push(ports),
+            Peers::These { sets, blocks } => {
+                for set in sets {
+                    for address in &*self.addresses(key, set) {
+                        matches.add_peer_ports(*address, ports);
+                    }
+                }
+                matches.block_ports.extend(blocks.iter().map(|range| (*range, ports)));
+            }
+        }
+    }
+
+    /// Whatever each peer calls so; beyond the cluster nobody calls anything so.
+    fn add_named(
+        &mut self,
+        key: &ChainKey,
+        peers: &Peers,
+        (name, protocol): (&Arc<str>, Protocol),
+        matches: &mut Matches,
+    ) {
+        let all = [PodSet {
+            namespaces: Namespaces::Selected(Selector::default()),
+            pods: Selector::default(),
+        }];
+        let sets = match peers {
+            Peers::Any => &all[..],
+            Peers::These { sets, .. } => sets,
+        };
+        for set in sets {
+            let addresses = self.addresses(key, set);
+            for pod_name in self.selectors.pods(self.world, set, key) {
+                let ports = self.world.pods.get(pod_name).map_or(&[][..], |pod| &pod.ports);
+                for port in ports.iter().filter(|p| p.name == *name && p.protocol == protocol) {
+                    let own = self.claims.of_pod(pod_name).iter();
+                    let own = own.filter(|address| addresses.binary_search(address).is_ok());
+                    matches.peer_ports.extend(own.map(|ip| (*ip, protocol, port.number)));
                 }
             }
         }
-        all
+    }
+
+    fn addresses(&mut self, key: &ChainKey, set: &PodSet) -> Arc<[IpAddr]> {
+        self.selectors.addresses(self.world, self.claims, set, key)
     }
 }

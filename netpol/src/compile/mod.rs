@@ -242,7 +242,7 @@ impl Compiler {
     /// Addresses of a pod have changed without the pod.
     fn reconsider(&mut self, name: &PodName) {
         self.dirty_addresses = true;
-        self.dirty_chains.extend(self.selectors.users_of(name));
+        self.dirty_chains.extend(self.selectors.addresses_changed(name));
         self.claim(name);
         self.settle(name);
     }
@@ -278,14 +278,23 @@ impl Compiler {
         self.dirty_addresses |= pod.as_ref().is_some_and(is_here)
             || self.world.pods.get(&name).is_some_and(is_here)
             || self.attached.contains_key(&name);
-        self.dirty_chains.extend(self.selectors.users_of(&name));
-        match pod {
+        let old = match pod {
             Some(pod) => self.world.pods.insert(name.clone(), pod),
             None => self.world.pods.remove(&name),
         };
-        self.selectors.pod_changed(&self.world, &name);
-        self.dirty_chains.extend(self.selectors.users_of(&name));
-        self.claim(&name);
+        let new = self.world.pods.get(&name);
+        // As a peer, a pod is its addresses and what it calls its ports.
+        let same = old.zip(new).is_some_and(|(old, new)| {
+            (&old.addresses, &old.ports, &old.uid, old.host_network)
+                == (&new.addresses, &new.ports, &new.uid, new.host_network)
+        });
+        if !same {
+            self.dirty_chains.extend(self.selectors.addresses_changed(&name));
+        }
+        self.dirty_chains.extend(self.selectors.pod_changed(&self.world, &name));
+        if !same {
+            self.claim(&name);
+        }
         self.settle(&name);
     }
 
@@ -293,7 +302,7 @@ impl Compiler {
         let addresses = self.addresses_of(name);
         for other in self.claims.set(name, addresses) {
             self.dirty_addresses = true;
-            self.dirty_chains.extend(self.selectors.users_of(&other));
+            self.dirty_chains.extend(self.selectors.addresses_changed(&other));
         }
     }
 

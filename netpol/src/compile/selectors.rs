@@ -1,9 +1,11 @@
 //! Which pods a peer selects: every distinct selector is asked once about each pod, and remembers.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chain::ChainKey;
+use super::claims::Claims;
 use crate::labels::Selector;
 use crate::world::{Pod, PodName, World};
 
@@ -44,6 +46,8 @@ impl PodSet {
 struct Selected {
     pods: BTreeSet<PodName>,
     users: BTreeSet<ChainKey>,
+    /// Their addresses, in order; made when they are asked for.
+    addresses: Option<Arc<[IpAddr]>>,
 }
 
 /// All selectors that chains use.
@@ -55,19 +59,46 @@ pub(super) struct Selectors {
 
 impl Selectors {
     /// The pods of a set, on behalf of a chain.
-    pub(super) fn select(
+    pub(super) fn pods(
         &mut self,
         world: &World,
         set: &PodSet,
         user: &ChainKey,
     ) -> &BTreeSet<PodName> {
+        &self.select(world, set, user).pods
+    }
+
+    /// The addresses of the pods of a set, on behalf of a chain. One that another pod claims too counts only
+    /// if the set has both.
+    pub(super) fn addresses(
+        &mut self,
+        world: &World,
+        claims: &Claims,
+        set: &PodSet,
+        user: &ChainKey,
+    ) -> Arc<[IpAddr]> {
+        let selected = self.select(world, set, user);
+        let pods = &selected.pods;
+        let addresses = selected.addresses.get_or_insert_with(|| {
+            let all = pods.iter().flat_map(|pod| claims.of_pod(pod).iter().copied());
+            let mut all: Vec<IpAddr> = all
+                .filter(|address| claims.of_address(*address).iter().all(|c| pods.contains(c)))
+                .collect();
+            all.sort_unstable();
+            all.dedup();
+            all.into()
+        });
+        Arc::clone(addresses)
+    }
+
+    fn select(&mut self, world: &World, set: &PodSet, user: &ChainKey) -> &mut Selected {
         self.of_chain.entry(user.clone()).or_default().insert(set.clone());
         let selected = self.sets.entry(set.clone()).or_insert_with(|| {
             let pods = world.pods.iter().filter(|(name, pod)| set.matches(world, name, pod));
-            Selected { pods: pods.map(|(name, _)| name.clone()).collect(), users: BTreeSet::new() }
+            Selected { pods: pods.map(|(name, _)| name.clone()).collect(), ..Selected::default() }
         });
         selected.users.insert(user.clone());
-        &selected.pods
+        selected
     }
 
     /// A chain is not there any more, or is built anew.
@@ -82,23 +113,33 @@ impl Selectors {
         }
     }
 
-    /// Chains that have a pod among their peers.
-    pub(super) fn users_of(&self, name: &PodName) -> BTreeSet<ChainKey> {
-        let with_it = self.sets.values().filter(|selected| selected.pods.contains(name));
-        with_it.flat_map(|selected| selected.users.iter().cloned()).collect()
+    /// Addresses or ports of a pod, or who else claims an address of it, changed: tells the chains that have it
+    /// among their peers.
+    pub(super) fn addresses_changed(&mut self, name: &PodName) -> BTreeSet<ChainKey> {
+        let mut users = BTreeSet::new();
+        for selected in self.sets.values_mut().filter(|selected| selected.pods.contains(name)) {
+            selected.addresses = None;
+            users.extend(selected.users.iter().cloned());
+        }
+        users
     }
 
-    pub(super) fn pod_changed(&mut self, world: &World, name: &PodName) {
+    /// Tells the chains of whose peers a pod is one now, or is none any more.
+    pub(super) fn pod_changed(&mut self, world: &World, name: &PodName) -> BTreeSet<ChainKey> {
         let pod = world.pods.get(name);
+        let mut users = BTreeSet::new();
         for (set, selected) in &mut self.sets {
-            if pod.is_some_and(|pod| set.matches(world, name, pod)) {
-                if !selected.pods.contains(name) {
-                    selected.pods.insert(name.clone());
-                }
+            let changed = if pod.is_some_and(|pod| set.matches(world, name, pod)) {
+                !selected.pods.contains(name) && selected.pods.insert(name.clone())
             } else {
-                selected.pods.remove(name);
+                selected.pods.remove(name)
+            };
+            if changed {
+                selected.addresses = None;
+                users.extend(selected.users.iter().cloned());
             }
         }
+        users
     }
 
     /// Tells the chains that it concerns.
@@ -124,6 +165,7 @@ impl Selectors {
                 };
             }
             if changed {
+                selected.addresses = None;
                 users.extend(selected.users.iter().cloned());
             }
         }

@@ -8,6 +8,7 @@ use netpol::model::{Action, Direction};
 
 use super::layout::TABLE;
 use super::sets::{Kind, kinds};
+use crate::text::shortened;
 
 /// Denied packets are handed to listeners of this group, a few a second from each chain.
 const LOG_GROUP: u16 = 86;
@@ -179,17 +180,14 @@ impl Installed {
             self.chain.admin.is_empty() && matches!(self.chain.rest, Rest::Isolated { .. });
         for (step, kind, old, new) in diffs {
             let name = kind.set_name(&step);
-            let (old, new) = (kind.items(old), kind.items(new));
+            let (gone, added) = kind.changes(old, new);
+            changed.elements += gone.len() + added.len();
+            changed.restricts |= !gone.is_empty() || (!lists_only && !added.is_empty());
             // What goes first: ranges must not overlap in between.
-            for gone in old.iter().filter(|item| new.binary_search(item).is_err()) {
-                transaction.change_element(ElementChange::Delete, TABLE, &name, gone.element());
-                changed.elements += 1;
-                changed.restricts = true;
-            }
-            for added in new.iter().filter(|item| old.binary_search(item).is_err()) {
-                transaction.change_element(ElementChange::Add, TABLE, &name, added.element());
-                changed.elements += 1;
-                changed.restricts |= !lists_only;
+            for (change, items) in [(ElementChange::Delete, gone), (ElementChange::Add, added)] {
+                for item in &items {
+                    transaction.change_element(change, TABLE, &name, item.element());
+                }
             }
         }
         drop(new);
@@ -229,8 +227,5 @@ fn why(key: &ChainKey) -> String {
     let policies = key.policies.iter().map(ToString::to_string);
     let cluster = key.cluster_policies.iter().map(|name| format!("cluster policy {name}"));
     let all = cluster.chain(policies).collect::<Vec<_>>().join(", ");
-    match all.len() <= COMMENT {
-        true => all,
-        false => format!("{}…", &all[..all.floor_char_boundary(COMMENT - 3)]),
-    }
+    shortened(&all, COMMENT)
 }

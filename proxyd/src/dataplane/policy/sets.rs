@@ -110,55 +110,110 @@ impl Kind {
         rule
     }
 
-    /// What it holds, in order.
+    /// What it holds.
     pub(super) fn items(self, matches: &Matches) -> Vec<Item> {
+        self.changes(&Matches::default(), matches).1
+    }
+
+    /// What goes and what comes, from one content to another.
+    pub(super) fn changes(self, old: &Matches, new: &Matches) -> (Vec<Item>, Vec<Item>) {
         let of = |family, address: IpAddr| Family::of(address) == family;
         let protocol = |key: Key, protocol: Protocol| key.protocol(protocol.number());
-        let mut items: Vec<Item> = match self {
-            Kind::Ports => matches
-                .ports
-                .iter()
-                .map(|(of, first, last)| {
-                    let key = |port| protocol(Key::new(), *of).port(port);
-                    Item::range(key(*first), key(*last))
-                })
-                .collect(),
-            Kind::Peers(family) => {
-                let own = matches.peers.iter().filter(|ip| of(family, **ip));
-                own.map(|ip| Item::key(Key::new().ip(*ip))).collect()
-            }
+        match self {
+            Kind::Ports => difference(&old.ports, &new.ports, |(of, first, last), items| {
+                let key = |port| protocol(Key::new(), *of).port(port);
+                items.push(Item::range(key(*first), key(*last)));
+            }),
+            Kind::Peers(family) => difference(&old.peers, &new.peers, |ip, items| {
+                if of(family, *ip) {
+                    items.push(Item::key(Key::new().ip(*ip)));
+                }
+            }),
             Kind::PeerProtocols(family) => {
-                let own = matches.peer_protocols.iter().filter(|(ip, _)| of(family, *ip));
-                own.map(|(ip, number)| Item::key(protocol(Key::new().ip(*ip), *number))).collect()
+                difference(&old.peer_protocols, &new.peer_protocols, |(ip, number), items| {
+                    if of(family, *ip) {
+                        items.push(Item::key(protocol(Key::new().ip(*ip), *number)));
+                    }
+                })
             }
             Kind::PeerPorts(family) => {
-                let own = matches.peer_ports.iter().filter(|(ip, ..)| of(family, *ip));
-                let key = |(ip, number, port): &(IpAddr, Protocol, u16)| {
-                    Item::key(protocol(Key::new().ip(*ip), *number).port(*port))
-                };
-                own.map(key).collect()
-            }
-            Kind::Blocks(family) => {
-                let own = matches.blocks.iter().filter(|(first, _)| of(family, *first));
-                own.flat_map(|(first, last)| Item::span(*first, *last)).collect()
-            }
-            Kind::BlockPorts(family) => {
-                let own = matches.block_ports.iter().filter(|((ip, _), _)| of(family, *ip));
-                own.map(|((first, last), (number, from, to))| {
-                    let key = |ip, port| protocol(Key::new().ip(ip), *number).port(port);
-                    Item::range(key(*first, *from), key(*last, *to))
+                difference(&old.peer_ports, &new.peer_ports, |(ip, number, port), items| {
+                    if of(family, *ip) {
+                        items.push(Item::key(protocol(Key::new().ip(*ip), *number).port(*port)));
+                    }
                 })
-                .collect()
             }
-        };
-        items.sort_unstable();
-        items
+            Kind::Blocks(family) => difference(&old.blocks, &new.blocks, |(first, last), items| {
+                if of(family, *first) {
+                    items.extend(Item::span(*first, *last));
+                }
+            }),
+            Kind::BlockPorts(family) => {
+                difference(&old.block_ports, &new.block_ports, |block, items| {
+                    let ((first, last), (number, from, to)) = block;
+                    if of(family, *first) {
+                        let key = |ip, port| protocol(Key::new().ip(ip), *number).port(port);
+                        items.push(Item::range(key(*first, *from), key(*last, *to)));
+                    }
+                })
+            }
+        }
+    }
+
+    /// Whether a step has anything of this kind. Lists are in order, IPv4 first.
+    fn is_in(self, matches: &Matches) -> bool {
+        fn has<T>(list: &[T], family: Family, address: impl Fn(&T) -> IpAddr) -> bool {
+            let one = match family {
+                Family::V4 => list.first(),
+                Family::V6 => list.last(),
+            };
+            one.is_some_and(|one| Family::of(address(one)) == family)
+        }
+        match self {
+            Kind::Ports => !matches.ports.is_empty(),
+            Kind::Peers(family) => has(&matches.peers, family, |ip| *ip),
+            Kind::PeerProtocols(family) => has(&matches.peer_protocols, family, |(ip, _)| *ip),
+            Kind::PeerPorts(family) => has(&matches.peer_ports, family, |(ip, ..)| *ip),
+            Kind::Blocks(family) => has(&matches.blocks, family, |(first, _)| *first),
+            Kind::BlockPorts(family) => has(&matches.block_ports, family, |((first, _), _)| *first),
+        }
+    }
+}
+
+/// The items of what is in one ordered list alone: in the old one, and in the new one.
+fn difference<T: Ord>(
+    old: &[T],
+    new: &[T],
+    item: impl Fn(&T, &mut Vec<Item>),
+) -> (Vec<Item>, Vec<Item>) {
+    let (mut gone, mut added) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        match (old.peek(), new.peek()) {
+            (Some(a), Some(b)) if a == b => {
+                old.next();
+                new.next();
+            }
+            (Some(a), Some(b)) if a > b => {
+                item(b, &mut added);
+                new.next();
+            }
+            (Some(a), _) => {
+                item(a, &mut gone);
+                old.next();
+            }
+            (None, Some(b)) => {
+                item(b, &mut added);
+                new.next();
+            }
+            (None, None) => return (gone, added),
+        }
     }
 }
 
 /// The sets that a step needs.
 pub(super) fn kinds(matches: &Matches) -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| !kind.items(matches).is_empty()).collect()
+    Kind::ALL.into_iter().filter(|kind| kind.is_in(matches)).collect()
 }
 
 /// An element of a set.

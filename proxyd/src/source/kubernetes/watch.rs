@@ -147,7 +147,7 @@ async fn initial_lists(client: &Client) -> kube::Result<InitialListStrategy> {
     })
 }
 
-fn pauses() -> impl Backoff + Send {
+fn pauses() -> impl Backoff {
     let pauses = backon::ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
         .with_max_delay(LONGEST_PAUSE)
