@@ -99,6 +99,7 @@ def start(name, command):
 class Cluster:
     def __init__(self, options):
         self.nodes, self.network, self.manifest = options.nodes, options.network, options.manifest
+        self.proxy_mode = options.proxy_mode
         self.addresses = Addresses(options.ip_family)
         self.bin = build.build()
         self.api = self.addresses.host(1)[0]
@@ -271,7 +272,7 @@ maxPods: 110
             write(json.dumps(conf), name, "etc/cni/net.d/10-reference.conflist")
             run(f"ip netns exec {PREFIX}{name} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
             start(f"kube-proxy-{name}", enter(name) + [
-                os.path.join(self.bin, "kube-proxy"), f"--kubeconfig={path('kubeconfig')}", f"--hostname-override={name}", "--proxy-mode=nftables",
+                os.path.join(self.bin, "kube-proxy"), f"--kubeconfig={path('kubeconfig')}", f"--hostname-override={name}", f"--proxy-mode={self.proxy_mode}",
                 f"--cluster-cidr={self.addresses.joined('pods')}", "--conntrack-max-per-core=0"])
 
     def start_dns(self):
@@ -408,6 +409,7 @@ def main():
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--ip-family", choices=["ipv4", "ipv6", "dual"], default="ipv4")
     parser.add_argument("--network", choices=["viaduct", "reference"], default="viaduct")
+    parser.add_argument("--proxy-mode", choices=["nftables", "iptables"], default="nftables", help="of the reference's kube-proxy")
     parser.add_argument("--manifest", default=os.path.join(ROOT, "deploy", "viaduct.yaml"))
     parser.add_argument("--node")
     parser.add_argument("--focus", default=r"\[sig-network\].*\[Conformance\]")

@@ -363,14 +363,16 @@ impl Transaction {
         });
     }
 
-    /// Adds a rule at the end of a chain.
+    /// Adds a rule at the end of a chain; an empty comment is none.
     pub fn add_rule(&mut self, table: Table<'_>, chain: &str, comment: &str, rule: &[Expression]) {
         let object = format!("rule {comment:?} in chain {chain:?}");
         self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, table, object, |m| {
             m.string(NFTA_RULE_TABLE, table.name);
             m.string(NFTA_RULE_CHAIN, chain);
             m.nest(NFTA_RULE_EXPRESSIONS, |m| rule.iter().for_each(|e| e.write(m)));
-            m.attr(NFTA_RULE_USERDATA, &user_data(comment));
+            if !comment.is_empty() {
+                m.attr(NFTA_RULE_USERDATA, &user_data(comment));
+            }
         });
     }
 
