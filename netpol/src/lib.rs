@@ -11,6 +11,8 @@ pub mod api;
 mod cidr;
 pub mod compile;
 pub mod evaluate;
+#[cfg(test)]
+mod generate;
 mod labels;
 pub mod model;
 mod world;

@@ -69,6 +69,9 @@ pub enum Reason {
     ResidentNode(Arc<str>),
     /// These pods claim the subject's address, and it is not known which of them is meant.
     Contested(Vec<PodName>),
+    /// The labels of the subject's namespace are not known, and it may be one that a ClusterNetworkPolicy is
+    /// about.
+    UnknownNamespace(Arc<str>),
     /// No NetworkPolicy isolates the pod, and no other policy has anything against it.
     NotIsolated,
     /// A rule of a NetworkPolicy.
@@ -111,7 +114,7 @@ impl Decision {
     /// What follows from it.
     pub fn verdict(&self) -> Verdict {
         match &self.reason {
-            Reason::Contested(_) => Verdict::Unspecified,
+            Reason::Contested(_) | Reason::UnknownNamespace(_) => Verdict::Unspecified,
             Reason::Isolated(_) => Verdict::Denied,
             Reason::Cluster(rule) if !rule.understood => Verdict::Denied,
             Reason::Cluster(rule) if rule.action == Action::Deny => Verdict::Denied,
@@ -163,6 +166,10 @@ impl fmt::Display for Decision {
             Reason::Contested(pods) => {
                 let pods = listed("pod", "pods", pods);
                 write!(f, "is not known, as {pods} claim one address")?;
+            }
+            Reason::UnknownNamespace(name) => {
+                write!(f, "is not known, as there is no Namespace {name}, whose labels ")?;
+                write!(f, "ClusterNetworkPolicies ask for")?;
             }
             Reason::NotIsolated => write!(f, "is allowed, as no policy isolates {subject}")?,
             Reason::Allowed { policy, rule, peer, port } => {

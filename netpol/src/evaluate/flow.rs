@@ -119,16 +119,23 @@ fn located(world: &World, end: &End, family: Family) -> Result<(End, IpAddr), St
         let found = addresses.iter().find(|address| Family::of(**address) == family);
         found.copied().ok_or_else(|| format!("{end} has no {family} address"))
     };
+    // Whose address is also that of a pod, is that pod.
+    let node = |name, address| match owner(world, address) {
+        End::Pod(pod) => End::Pod(pod),
+        End::Node(_) | End::Address(_) => End::Node(name),
+    };
     match end {
         End::Pod(name) => {
             let pod = world.pods.get(name).ok_or_else(|| format!("there is no pod {name}"))?;
             let address = of_family(&pod.addresses)?;
-            let end = if pod.host_network { End::Node(pod.node.clone()) } else { end.clone() };
-            Ok((end, address))
+            let found =
+                if pod.host_network { node(pod.node.clone(), address) } else { end.clone() };
+            Ok((found, address))
         }
         End::Node(name) => {
-            let node = world.nodes.get(name).ok_or_else(|| format!("there is no node {name}"))?;
-            Ok((end.clone(), of_family(&node.addresses)?))
+            let known = world.nodes.get(name).ok_or_else(|| format!("there is no node {name}"))?;
+            let address = of_family(&known.addresses)?;
+            Ok((node(name.clone(), address), address))
         }
         End::Address(address) => Ok((owner(world, *address), of_family(&[*address])?)),
     }

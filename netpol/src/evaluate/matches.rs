@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::flow::{Flow, claimants};
 use crate::labels::Selector;
-use crate::model::{ClusterPeer, ClusterRule, Direction, Numbers, Peer, Port, Rule};
-use crate::world::{PodName, World};
+use crate::model::{Action, ClusterPeer, ClusterRule, Direction, Numbers, Peer, Port, Rule};
+use crate::world::{Pod, PodName, World};
 
 /// A connection, as seen from the pod whose policies are asked.
 pub(super) struct Question<'a> {
@@ -31,10 +31,12 @@ impl Question<'_> {
         }
     }
 
-    /// Whether the other end is a pod, and selected. If several pods claim its address, all must be.
-    fn peer_is(&self, selected: impl Fn(&PodName, &crate::world::Pod) -> bool) -> bool {
-        let pods = claimants(self.world, self.peer_address());
-        !pods.is_empty() && pods.iter().all(|(name, pod)| selected(name, pod))
+    /// If the other end is a pod that is selected, by which peer. If several pods claim its address, each
+    /// must be selected.
+    fn peer_is(&self, selecting: impl Fn((&PodName, &Pod)) -> Option<usize>) -> Option<usize> {
+        let found: Option<Vec<usize>> =
+            claimants(self.world, self.peer_address()).into_iter().map(selecting).collect();
+        found?.first().copied()
     }
 
     /// A namespace that is not known is never selected, not even by a selector without conditions.
@@ -43,30 +45,39 @@ impl Question<'_> {
         known.is_some_and(|known| namespaces.matches(&known.labels))
     }
 
-    fn peer_is_of(&self, namespaces: &Selector, pods: &Selector) -> bool {
-        self.peer_is(|name, pod| {
-            self.selects(namespaces, &name.namespace) && pods.matches(&pod.labels)
-        })
+    fn is_of(&self, pod: (&PodName, &Pod), namespaces: &Selector, pods: &Selector) -> bool {
+        self.selects(namespaces, &pod.0.namespace) && pods.matches(&pod.1.labels)
     }
 
-    /// Whether a peer of a NetworkPolicy of that namespace is the other end.
-    fn peer(&self, peer: &Peer, own: &str) -> bool {
+    /// Whether a peer of a NetworkPolicy of that namespace selects a pod.
+    fn peer_selects(&self, peer: &Peer, own: &str, pod: (&PodName, &Pod)) -> bool {
         match peer {
-            Peer::Pods(pods) => {
-                self.peer_is(|name, pod| *name.namespace == *own && pods.matches(&pod.labels))
-            }
-            Peer::PodsOf { namespaces, pods } => self.peer_is_of(namespaces, pods),
-            Peer::Block { cidr, except } => {
-                let address = self.peer_address();
-                cidr.contains(address) && !except.iter().any(|cidr| cidr.contains(address))
-            }
+            Peer::Pods(pods) => *pod.0.namespace == *own && pods.matches(&pod.1.labels),
+            Peer::PodsOf { namespaces, pods } => self.is_of(pod, namespaces, pods),
+            Peer::Block { .. } => false,
         }
     }
 
-    fn cluster_peer(&self, peer: &ClusterPeer) -> bool {
+    fn peer_contains(&self, peer: &Peer) -> bool {
         let address = self.peer_address();
         match peer {
-            ClusterPeer::PodsOf { namespaces, pods } => self.peer_is_of(namespaces, pods),
+            Peer::Block { cidr, except } => {
+                cidr.contains(address) && !except.iter().any(|cidr| cidr.contains(address))
+            }
+            Peer::Pods(_) | Peer::PodsOf { .. } => false,
+        }
+    }
+
+    fn cluster_peer_selects(&self, peer: &ClusterPeer, pod: (&PodName, &Pod)) -> bool {
+        match peer {
+            ClusterPeer::PodsOf { namespaces, pods } => self.is_of(pod, namespaces, pods),
+            ClusterPeer::Networks(_) | ClusterPeer::Nodes(_) | ClusterPeer::Unknown => false,
+        }
+    }
+
+    fn cluster_peer_contains(&self, peer: &ClusterPeer) -> bool {
+        let address = self.peer_address();
+        match peer {
             ClusterPeer::Networks(networks) => {
                 networks.iter().any(|network| network.contains(address))
             }
@@ -74,7 +85,7 @@ impl Question<'_> {
                 let mut all = self.world.nodes.values();
                 all.any(|node| nodes.matches(&node.labels) && node.addresses.contains(&address))
             }
-            ClusterPeer::Unknown => false,
+            ClusterPeer::PodsOf { .. } | ClusterPeer::Unknown => false,
         }
     }
 
@@ -89,7 +100,7 @@ impl Question<'_> {
             Numbers::Named(_) if self.direction == Direction::Egress && peer_is_address => false,
             Numbers::Named(name) => {
                 let pods = claimants(self.world, self.flow.to_address);
-                let calls_it_so = |pod: &crate::world::Pod| {
+                let calls_it_so = |pod: &Pod| {
                     pod.ports.iter().any(|port| {
                         port.name == *name
                             && Some(port.protocol) == self.flow.protocol
@@ -110,30 +121,31 @@ impl Question<'_> {
         let Some(peers) = &rule.peers else {
             return port(false).map(|port| (None, port));
         };
-        for (at, peer) in peers.iter().enumerate() {
-            let peer_is_address = matches!(peer, Peer::Block { .. });
-            if self.peer(peer, own)
-                && let Some(port) = port(peer_is_address)
-            {
-                return Some((Some(at), port));
-            }
+        if let Some(at) = peers.iter().position(|peer| self.peer_contains(peer))
+            && let Some(port) = port(true)
+        {
+            return Some((Some(at), port));
         }
-        None
+        let selecting =
+            |pod: (&PodName, &Pod)| peers.iter().position(|peer| self.peer_selects(peer, own, pod));
+        let at = self.peer_is(selecting)?;
+        port(false).map(|port| (Some(at), port))
     }
 
     pub(super) fn cluster_rule(&self, rule: &ClusterRule) -> Match {
         if rule.peers.contains(&ClusterPeer::Unknown) {
-            return match rule.action {
-                crate::model::Action::Accept => Match::No,
-                _ => Match::Closed,
-            };
+            return if rule.action == Action::Accept { Match::No } else { Match::Closed };
         }
-        let matches = rule.peers.iter().any(|peer| {
-            let peer_is_address = !matches!(peer, ClusterPeer::PodsOf { .. });
-            let ports = rule.ports.as_ref();
-            self.cluster_peer(peer)
-                && ports.is_none_or(|ports| ports.iter().any(|p| self.port(p, peer_is_address)))
-        });
+        let port = |peer_is_address: bool| match &rule.ports {
+            None => true,
+            Some(ports) => ports.iter().any(|port| self.port(port, peer_is_address)),
+        };
+        let contained = || rule.peers.iter().any(|peer| self.cluster_peer_contains(peer));
+        let selecting = |pod: (&PodName, &Pod)| {
+            rule.peers.iter().position(|p| self.cluster_peer_selects(p, pod))
+        };
+        let matches =
+            (contained() && port(true)) || (self.peer_is(selecting).is_some() && port(false));
         if matches { Match::Yes } else { Match::No }
     }
 }

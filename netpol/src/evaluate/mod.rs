@@ -8,7 +8,7 @@ mod decision;
 mod flow;
 mod matches;
 
-use crate::model::{Action, ClusterPolicy, Direction, Policy, PolicyName, Tier};
+use crate::model::{Action, Direction, Policy, PolicyName, Tier};
 use crate::world::{Pod, PodName, World};
 pub use decision::{ClusterRuleName, Decision, Evaluation, Reason, Verdict};
 pub use flow::{End, Family, Flow, owner};
@@ -83,10 +83,17 @@ impl Asked<'_> {
         let mut policies: Vec<_> = all.iter().filter(|(_, policy)| policy.tier == tier).collect();
         policies.sort_by_key(|(name, policy)| (policy.priority, (*name).clone()));
         for (name, policy) in policies {
-            if !self.is_subject(policy) {
+            let rules = policy.rules(self.question.direction);
+            if !policy.pods.matches(&self.pod.labels) || rules.is_empty() {
                 continue;
             }
-            for (at, rule) in policy.rules(self.question.direction).iter().enumerate() {
+            let Some(namespace) = self.question.world.namespaces.get(&self.name.namespace) else {
+                return Some(Reason::UnknownNamespace(self.name.namespace.clone()));
+            };
+            if !policy.namespaces.matches(&namespace.labels) {
+                continue;
+            }
+            for (at, rule) in rules.iter().enumerate() {
                 let found = self.question.cluster_rule(rule);
                 let rule = ClusterRuleName {
                     tier,
@@ -107,11 +114,6 @@ impl Asked<'_> {
             }
         }
         None
-    }
-
-    fn is_subject(&self, policy: &ClusterPolicy) -> bool {
-        self.question.selects(&policy.namespaces, &self.name.namespace)
-            && policy.pods.matches(&self.pod.labels)
     }
 
     /// What NetworkPolicies say; nothing if none isolates the pod in this direction.
@@ -148,5 +150,7 @@ impl Asked<'_> {
     }
 }
 
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod tests;
