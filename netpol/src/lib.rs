@@ -3,12 +3,16 @@
 //! - [`api`]: policies as the API has them, with its defaults; [`model`]: what they say
 //! - [`World`]: namespaces, pods, nodes and policies
 //! - [`compile`]: the world as one node enforces it, kept up to date change by change
+//! - [`evaluate`]: what the world says of one connection, and why
 //!
 //! Nothing here reads a file, a socket or a clock.
 
 pub mod api;
 mod cidr;
 pub mod compile;
+pub mod evaluate;
+#[cfg(test)]
+mod generate;
 mod labels;
 pub mod model;
 mod world;
