@@ -2,4 +2,5 @@
 
 mod basics;
 mod live;
+mod random;
 mod world;
