@@ -268,31 +268,41 @@ impl Builder<'_> {
                     }
                 }
                 // Whatever each peer calls so; beyond the cluster nobody calls anything so.
-                (Numbers::Named(name), peers) => {
-                    let all;
-                    let pods = match peers {
-                        Some((pods, ..)) => pods,
-                        None => {
-                            let everywhere = Namespaces::Selected(Selector::default());
-                            all = self.select(key, everywhere, &Selector::default());
-                            &all
-                        }
-                    };
-                    for pod_name in pods {
-                        let Some(pod) = self.world.pods.get(pod_name) else { continue };
-                        let named = pod.ports.iter();
-                        for named in
-                            named.filter(|p| p.name == *name && p.protocol == port.protocol)
-                        {
-                            for address in self.addresses(&mut vec![pod_name.clone()]) {
-                                matches.peer_ports.push((address, named.protocol, named.number));
-                            }
-                        }
-                    }
+                (Numbers::Named(name), Some((_, addresses, _))) => {
+                    matches.peer_ports.extend(self.named(addresses, port.protocol, name));
+                }
+                (Numbers::Named(name), None) => {
+                    let mut all = self.select(key, Namespaces::Any, &Selector::default());
+                    let addresses = self.addresses(&mut all);
+                    matches.peer_ports.extend(self.named(&addresses, port.protocol, name));
                 }
             }
         }
         matches
+    }
+
+    /// Ports of addresses that have a name: all who claim the address must call the port so.
+    fn named(
+        &self,
+        addresses: &[IpAddr],
+        protocol: Protocol,
+        name: &Arc<str>,
+    ) -> Vec<(IpAddr, Protocol, u16)> {
+        let numbers = |pod: &PodName| {
+            let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &pod.ports);
+            let ports = ports.filter(|port| port.name == *name && port.protocol == protocol);
+            ports.map(|port| port.number).collect::<Vec<u16>>()
+        };
+        let mut all = Vec::new();
+        for address in addresses {
+            let Some((one, others)) = self.claims.of_address(*address).split_first() else {
+                continue;
+            };
+            let mut own = numbers(one);
+            own.retain(|number| others.iter().all(|other| numbers(other).contains(number)));
+            all.extend(own.into_iter().map(|number| (*address, protocol, number)));
+        }
+        all
     }
 
     /// Addresses of pods. One that another pod claims too counts only if both are meant.

@@ -16,6 +16,8 @@ pub(super) struct PodSet {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Namespaces {
+    /// All, known or not.
+    Any,
     One(Arc<str>),
     Selected(Selector),
 }
@@ -30,6 +32,7 @@ impl PodSet {
 
     fn matches_namespace(&self, world: &World, name: &Arc<str>) -> bool {
         match &self.namespaces {
+            Namespaces::Any => true,
             Namespaces::One(own) => own == name,
             Namespaces::Selected(selector) => match world.namespaces.get(name) {
                 Some(namespace) => selector.matches(&namespace.labels),
@@ -112,7 +115,7 @@ impl Selectors {
         let members: Vec<(&PodName, &Pod)> =
             world.pods.range(first..).take_while(|(pod, _)| pod.namespace == *name).collect();
         for (set, selected) in &mut self.sets {
-            if matches!(set.namespaces, Namespaces::One(_)) {
+            if !matches!(set.namespaces, Namespaces::Selected(_)) {
                 continue;
             }
             let mut changed = false;
