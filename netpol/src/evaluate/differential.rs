@@ -175,7 +175,9 @@ proptest! {
     fn one_more_rule_denies_nothing(
         world in world(), which in any::<prop::sample::Index>(), more in rules(), ingress: bool,
     ) {
-        prop_assume!(!world.policies.is_empty());
+        if world.policies.is_empty() {
+            return Ok(());
+        }
         let mut after = world.clone();
         let name = which.get(&world.policies.keys().collect::<Vec<_>>()).to_owned();
         let policy = after.policies.get_mut(name).unwrap();
@@ -189,7 +191,9 @@ proptest! {
         world in world(), which in any::<prop::sample::Index>(), more in policy(),
     ) {
         let world = plain(world);
-        prop_assume!(!world.policies.is_empty());
+        if world.policies.is_empty() {
+            return Ok(());
+        }
         let policies: Vec<_> = world.policies.iter().collect();
         let (first, isolating) = which.get(&policies);
         // It selects some of the pods of one that is there, and isolates in no other direction.
