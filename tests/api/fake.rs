@@ -85,9 +85,8 @@ struct Resource {
     watches: VecDeque<Canned>,
     /// All that streams said so far, for those that are open.
     said: Vec<String>,
-    /// Streams with a smaller number are to end, or say nothing more.
+    /// Streams with a smaller number are to end.
     cut_below: usize,
-    silent_below: usize,
     /// A watch that begins at an older version is refused.
     forgotten_below: u64,
     streams: usize,
@@ -200,11 +199,6 @@ impl Fake {
         self.with(plural, |resource| resource.cut_below = resource.streams);
     }
 
-    /// A kind's open streams stay open and say nothing any more.
-    pub(crate) fn silence(&self, plural: &'static str) {
-        self.with(plural, |resource| resource.silent_below = resource.streams);
-    }
-
     /// Whether requests are taken and never answered.
     pub(crate) fn mute(&self, mute: bool) {
         self.shared.lock().mute = mute;
@@ -247,7 +241,7 @@ impl Fake {
         eventually(&format!("a watch of {plural}"), SOON, || {
             let state = self.shared.lock();
             let resource = &state.resources[plural];
-            resource.open > 0 && resource.streams > resource.cut_below.max(resource.silent_below)
+            resource.open > 0 && resource.streams > resource.cut_below
         });
     }
 }

@@ -12,7 +12,7 @@ use crate::model::{
     Action, ClusterPeer, ClusterRule, Direction, Numbers, Peer, PolicyName, Port, Protocol, Rule,
     Tier,
 };
-use crate::world::World;
+use crate::world::{PodName, World};
 
 /// What a chain depends on: chains of the same key are the same chain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -272,25 +272,32 @@ impl Builder<'_> {
         (name, protocol): (&Arc<str>, Protocol),
         matches: &mut Matches,
     ) {
-        let all = [PodSet {
-            namespaces: Namespaces::Selected(Selector::default()),
-            pods: Selector::default(),
-        }];
+        let all = [PodSet { namespaces: Namespaces::Any, pods: Selector::default() }];
         let sets = match peers {
             Peers::Any => &all[..],
             Peers::These { sets, .. } => sets,
         };
         for set in sets {
-            let addresses = self.addresses(key, set);
-            for pod_name in self.selectors.pods(self.world, set, key) {
-                let ports = self.world.pods.get(pod_name).map_or(&[][..], |pod| &pod.ports);
-                for port in ports.iter().filter(|p| p.name == *name && p.protocol == protocol) {
-                    let own = self.claims.of_pod(pod_name).iter();
-                    let own = own.filter(|address| addresses.binary_search(address).is_ok());
-                    matches.peer_ports.extend(own.map(|ip| (*ip, protocol, port.number)));
-                }
+            for address in &*self.addresses(key, set) {
+                let ports = self.named(*address, protocol, name).into_iter();
+                matches.peer_ports.extend(ports.map(|number| (*address, protocol, number)));
             }
         }
+    }
+
+    /// Ports of an address that have a name: all who claim the address must call the port so.
+    fn named(&self, address: IpAddr, protocol: Protocol, name: &Arc<str>) -> Vec<u16> {
+        let numbers = |pod: &PodName| {
+            let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &pod.ports);
+            let ports = ports.filter(|port| port.name == *name && port.protocol == protocol);
+            ports.map(|port| port.number).collect::<Vec<u16>>()
+        };
+        let Some((one, others)) = self.claims.of_address(address).split_first() else {
+            return Vec::new();
+        };
+        let mut own = numbers(one);
+        own.retain(|number| others.iter().all(|other| numbers(other).contains(number)));
+        own
     }
 
     fn addresses(&mut self, key: &ChainKey, set: &PodSet) -> Arc<[IpAddr]> {

@@ -18,6 +18,8 @@ pub(super) struct PodSet {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Namespaces {
+    /// All, known or not.
+    Any,
     One(Arc<str>),
     Selected(Selector),
 }
@@ -32,6 +34,7 @@ impl PodSet {
 
     fn matches_namespace(&self, world: &World, name: &Arc<str>) -> bool {
         match &self.namespaces {
+            Namespaces::Any => true,
             Namespaces::One(own) => own == name,
             Namespaces::Selected(selector) => match world.namespaces.get(name) {
                 Some(namespace) => selector.matches(&namespace.labels),
@@ -58,16 +61,6 @@ pub(super) struct Selectors {
 }
 
 impl Selectors {
-    /// The pods of a set, on behalf of a chain.
-    pub(super) fn pods(
-        &mut self,
-        world: &World,
-        set: &PodSet,
-        user: &ChainKey,
-    ) -> &BTreeSet<PodName> {
-        &self.select(world, set, user).pods
-    }
-
     /// The addresses of the pods of a set, on behalf of a chain. One that another pod claims too counts only
     /// if the set has both.
     pub(super) fn addresses(
@@ -153,7 +146,7 @@ impl Selectors {
         let members: Vec<(&PodName, &Pod)> =
             world.pods.range(first..).take_while(|(pod, _)| pod.namespace == *name).collect();
         for (set, selected) in &mut self.sets {
-            if matches!(set.namespaces, Namespaces::One(_)) {
+            if !matches!(set.namespaces, Namespaces::Selected(_)) {
                 continue;
             }
             let mut changed = false;

@@ -39,6 +39,21 @@ pub struct Evaluation {
     pub ingress: Decision,
 }
 
+impl Evaluation {
+    /// What follows from both.
+    pub fn of(egress: Decision, ingress: Decision) -> Evaluation {
+        let both = [egress.verdict(), ingress.verdict()];
+        let verdict = if both.contains(&Verdict::Denied) {
+            Verdict::Denied
+        } else if both.contains(&Verdict::Unspecified) {
+            Verdict::Unspecified
+        } else {
+            Verdict::Allowed
+        };
+        Evaluation { verdict, egress, ingress }
+    }
+}
+
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.verdict, self.egress, self.ingress)
@@ -130,6 +145,11 @@ impl Decision {
         )
     }
 
+    /// The same as the text for people, told of somebody else than the subject.
+    pub fn sentence(&self, subject: &str) -> String {
+        Sentence(self, subject).to_string()
+    }
+
     fn rule(&self, f: &mut fmt::Formatter<'_>, rule: &ClusterRuleName) -> fmt::Result {
         let ClusterRuleName { tier, policy, rule: at, name, action, .. } = rule;
         write!(f, "{action:?} of ClusterNetworkPolicy {policy} (tier {tier:?}), ")?;
@@ -153,11 +173,21 @@ fn policies(names: &[PolicyName]) -> String {
     listed("NetworkPolicy", "NetworkPolicies", names)
 }
 
+/// A decision, told of somebody.
+struct Sentence<'a>(&'a Decision, &'a str);
+
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (way, subject) = (self.direction, &self.subject);
+        Sentence(self, &self.subject.to_string()).fmt(f)
+    }
+}
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sentence(decision, subject) = self;
+        let way = decision.direction;
         write!(f, "{way} ")?;
-        match &self.reason {
+        match &decision.reason {
             Reason::NotAPod => write!(f, "is not asked, as no policy is about {subject}")?,
             Reason::Itself => write!(f, "is allowed, as {subject} talks to itself")?,
             Reason::ResidentNode(node) => {
@@ -194,17 +224,17 @@ impl fmt::Display for Decision {
                 write!(f, "is allowed, as {names} would deny it, but only in audit mode")?;
             }
             Reason::Cluster(rule) => {
-                let verdict = self.verdict();
+                let verdict = decision.verdict();
                 write!(f, "is {verdict} by ")?;
-                self.rule(f, rule)?;
+                decision.rule(f, rule)?;
                 if !rule.understood {
                     write!(f, ", which cannot be understood and so denies everything")?;
                 }
             }
         }
-        for rule in &self.passed {
+        for rule in &decision.passed {
             write!(f, ", after ")?;
-            self.rule(f, rule)?;
+            decision.rule(f, rule)?;
         }
         Ok(())
     }

@@ -18,15 +18,7 @@ use matches::{Match, Question};
 pub fn evaluate(world: &World, flow: &Flow) -> Evaluation {
     let egress = decide(world, flow, Direction::Egress);
     let ingress = decide(world, flow, Direction::Ingress);
-    let both = [egress.verdict(), ingress.verdict()];
-    let verdict = if both.contains(&Verdict::Denied) {
-        Verdict::Denied
-    } else if both.contains(&Verdict::Unspecified) {
-        Verdict::Unspecified
-    } else {
-        Verdict::Allowed
-    };
-    Evaluation { verdict, egress, ingress }
+    Evaluation::of(egress, ingress)
 }
 
 /// What the policies of one end say.

@@ -5,17 +5,30 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
+use netpol::World;
+use netpol::compile::Compiler;
 
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::daemon::{check_mode, node, open_source};
+use crate::daemon::{check_mode, node, open_source, take_judged};
 use crate::service::table::Delta;
 use crate::service::{Resolution, Table, plan};
 use crate::source::Problem;
 
+/// What a source has, and what follows from it.
+pub(super) struct Planned {
+    pub(super) table: Table,
+    pub(super) cluster: Cluster,
+    /// What policies are about.
+    pub(super) world: World,
+    pub(super) problems: Vec<Problem>,
+}
+
 /// Reads the source once and plans it, without the kernel.
-pub(super) fn plan_source(config: &Config) -> Result<(Table, Cluster, Vec<Problem>)> {
-    let update = open_source(config)?.read()?;
+pub(super) fn plan_source(config: &Config) -> Result<Planned> {
+    let mut update = open_source(config)?.read()?;
+    let mut compiler = Compiler::new(node::name(config));
+    take_judged(&mut update.changes).into_iter().for_each(|change| compiler.apply(change));
     let mut cluster = Cluster::new(node::name(config));
     for change in update.changes {
         cluster.apply(change);
@@ -26,13 +39,14 @@ pub(super) fn plan_source(config: &Config) -> Result<(Table, Cluster, Vec<Proble
         let plan = plan::plan(name, service, cluster.slices(name), &rules);
         table.replace(name, Some(plan), &mut Delta::new());
     }
-    Ok((table, cluster, update.problems.unwrap_or_default()))
+    let world = compiler.world().clone();
+    Ok(Planned { table, cluster, world, problems: update.problems.unwrap_or_default() })
 }
 
 /// Prints what would be programmed, in numbers, and what is wrong.
 pub(super) fn check(config: &Config) -> Result<()> {
     check_mode(config)?;
-    let (table, _, problems) = plan_source(config)?;
+    let Planned { table, problems, .. } = plan_source(config)?;
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     let mut endpoints = 0;
     for (_, frontend) in table.frontends() {

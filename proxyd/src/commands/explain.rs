@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::{check, load, status};
+use crate::agent::Network;
 use crate::config::Flags;
 use crate::daemon::node;
 use crate::explain::{View, answer, to_text};
@@ -14,10 +15,11 @@ use crate::explain::{View, answer, to_text};
 /// What is asked, and of whom.
 #[derive(Args)]
 pub(super) struct Question {
-    /// Who connects: node/NAME or an address
+    /// Who connects: pod/NS/NAME, node/NAME or an address
     #[arg(long)]
     from: String,
-    /// Where to: `svc/NS/NAME[:PORT][/PROTO]`, node/NAME:PORT or ADDRESS:PORT
+    /// Where to: svc/NS/NAME, pod/NS/NAME, node/NAME or an address, with :PORT and /PROTOCOL; a pod may also be
+    /// asked for /ICMP, or without a port for all that it names
     #[arg(long)]
     to: String,
     /// How the answer is printed
@@ -54,9 +56,12 @@ pub(super) fn explain(question: &Question) -> Result<()> {
 
 fn offline(question: &Question) -> Result<Value> {
     let config = load(&question.flags)?;
-    let (table, cluster, _) = check::plan_source(&config)?;
+    let check::Planned { table, cluster, world, .. } = check::plan_source(&config)?;
     let nodes = node::tables(&config, &cluster, node::be_liberal());
-    let view = View { table: &table, cluster: &cluster, nodes: &nodes };
+    let network = config.network_config.as_deref().map(Network::read).transpose()?;
+    let enforced = network.is_none_or(|network| network.policies);
+    let world = enforced.then_some(&world);
+    let view = View { table: &table, cluster: &cluster, nodes: &nodes, world };
     Ok(answer(view, &question.from, &question.to))
 }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 
-use super::check::plan_source;
+use super::check::{Planned, plan_source};
 use crate::config::Config;
 use crate::daemon::{check_mode, node};
 use crate::dataplane::nftables;
@@ -15,7 +15,7 @@ use crate::dataplane::nftables;
 /// error.
 pub(super) fn render(config: &Config) -> Result<()> {
     check_mode(config)?;
-    let (table, cluster, problems) = plan_source(config)?;
+    let Planned { table, cluster, problems, .. } = plan_source(config)?;
     // `run` sets what is configured before it asks.
     let be_liberal = config.conntrack.tcp_be_liberal || node::be_liberal();
     let nodes = node::tables(config, &cluster, be_liberal);

@@ -190,10 +190,10 @@ impl Engine {
                 }
                 Event::Drift(Told::Changes(what)) => self.drift.extend(what),
                 Event::Drift(Told::Deaf) => self.listening = false,
-                Event::Explain { from, to, answer } => {
+                Event::Explain { from, to, world, answer } => {
                     let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
                     let (table, cluster) = (&self.table, &self.cluster);
-                    let view = View { table, cluster, nodes: &nodes };
+                    let view = View { table, cluster, nodes: &nodes, world: world.as_ref() };
                     // Whoever asked may have gone.
                     let _ = answer.send(explain::answer(view, &from, &to));
                 }

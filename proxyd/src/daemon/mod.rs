@@ -49,6 +49,8 @@ pub enum Event {
         from: String,
         /// Where to.
         to: String,
+        /// What policies are about; `None` where none are enforced.
+        world: Option<netpol::World>,
         /// Where the answer goes.
         answer: Sender<serde_json::Value>,
     },
@@ -193,7 +195,7 @@ pub fn run(config: &Config) -> Result<()> {
         })
         .context("start the dataplane thread")?;
     shared.metrics.set_scrape_hook(counters::scrape_hook(events.clone()));
-    let reader = events.clone();
+    let (reader, told) = (events.clone(), policies.clone());
     std::thread::Builder::new()
         .name("source".into())
         .spawn(move || read_source(source, &reader, policies.as_ref()))
@@ -202,7 +204,8 @@ pub fn run(config: &Config) -> Result<()> {
         .enable_all()
         .build()
         .context("start the HTTP runtime")?;
-    let outcome = runtime.block_on(serve(config, &shared, events.clone()));
+    let asked = Asked { dataplane: events.clone(), policies: told };
+    let outcome = runtime.block_on(serve(config, &shared, asked));
     notify::stopping();
     let _ = events.send(Event::Stop);
     let _ = dataplane.join();
@@ -272,10 +275,10 @@ fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Op
     }
 }
 
-/// Hands over what policies are about; nodes are everybody's business.
-fn tell_policies(policies: &ToPolicies, update: &mut Update) {
+/// Takes out what policies are about; nodes are everybody's business.
+pub fn take_judged(changes: &mut Vec<Change>) -> Vec<netpol::compile::Change> {
     let mut judged = Vec::new();
-    update.changes.retain_mut(|change| match change {
+    changes.retain_mut(|change| match change {
         Change::Judged(change) => {
             judged.push((**change).clone());
             false
@@ -290,6 +293,12 @@ fn tell_policies(policies: &ToPolicies, update: &mut Update) {
         }
         _ => true,
     });
+    judged
+}
+
+/// Hands over what policies are about.
+fn tell_policies(policies: &ToPolicies, update: &mut Update) {
+    let judged = take_judged(&mut update.changes);
     // It ends with the daemon alone.
     if !judged.is_empty() {
         let _ = policies.send(PolicyEvent::Changes(judged));
@@ -299,30 +308,47 @@ fn tell_policies(policies: &ToPolicies, update: &mut Update) {
     }
 }
 
-/// How long the dataplane thread may take to answer.
+/// How long each thread may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-fn explain(events: &Sender<Event>, from: &str, to: &str) -> serde_json::Value {
-    let (answer, received) = channel();
-    let event = Event::Explain { from: from.to_owned(), to: to.to_owned(), answer };
-    let sent = events.send(event).ok().and_then(|()| received.recv_timeout(ANSWER).ok());
-    let silent = "the dataplane does not answer";
-    sent.unwrap_or_else(|| serde_json::json!({"verdict": "unknown", "path": [], "reason": silent}))
+/// Whom an explanation asks.
+#[derive(Clone)]
+struct Asked {
+    dataplane: Sender<Event>,
+    policies: Option<ToPolicies>,
 }
 
-async fn serve(config: &Config, shared: &Shared, events: Sender<Event>) -> Result<()> {
+fn explain(asked: &Asked, from: &str, to: &str) -> serde_json::Value {
+    let unknown = |reason| serde_json::json!({"verdict": "unknown", "path": [], "reason": reason});
+    let mut world = None;
+    if let Some(policies) = &asked.policies {
+        let (answer, received) = channel();
+        let sent = policies.send(PolicyEvent::World(answer)).ok();
+        let Some(told) = sent.and_then(|()| received.recv_timeout(ANSWER).ok()) else {
+            return unknown("the policies do not answer");
+        };
+        world = Some(told);
+    }
+    let (answer, received) = channel();
+    let event = Event::Explain { from: from.to_owned(), to: to.to_owned(), world, answer };
+    let sent = asked.dataplane.send(event).ok();
+    let told = sent.and_then(|()| received.recv_timeout(ANSWER).ok());
+    told.unwrap_or_else(|| unknown("the dataplane does not answer"))
+}
+
+async fn serve(config: &Config, shared: &Shared, asked: Asked) -> Result<()> {
     let hard_fail = config.bind_address_hard_fail;
     let status = Arc::clone(&shared.status);
     // Requests come from any thread; a sender belongs to one at a time.
-    let events = std::sync::Mutex::new(events);
+    let asked = std::sync::Mutex::new(asked);
     let pages = http::MetricsPages {
         metrics: shared.metrics.clone(),
         proxy_mode: config.mode.to_string(),
         configz: config.to_kube_proxy_json(),
         status: Arc::new(move || status.to_json()),
         explain: Arc::new(move |from, to| {
-            let events = events.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            explain(&events, from, to)
+            let asked = asked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            explain(&asked, from, to)
         }),
     };
     let health = http::health_router(shared.health.clone(), shared.metrics.clone());

@@ -35,6 +35,8 @@ pub enum PolicyEvent {
     Detach(Arc<str>),
     /// Somebody else changed the table, in these ways; or nobody will tell any more.
     Drift(Told),
+    /// Somebody asks for what is known.
+    World(Sender<netpol::World>),
     /// The daemon ends.
     Stop,
 }
@@ -131,6 +133,10 @@ impl Engine {
                         self.policies.forget();
                     }
                     PolicyEvent::Drift(Told::Deaf) => listening = false,
+                    PolicyEvent::World(answer) => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(self.compiler.world().clone());
+                    }
                     PolicyEvent::Stop => return,
                 }
             }

@@ -157,10 +157,7 @@ fn watch(mut stream: &TcpStream, request: &Request, shared: &Shared) -> std::io:
             shared.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner);
         let resource = &state.resources[request.plural.as_str()];
         let ended = state.ended || number < resource.cut_below || began.elapsed() > LONGEST;
-        let said = match number < resource.silent_below {
-            true => String::new(),
-            false => resource.said[at..].concat(),
-        };
+        let said = resource.said[at..].concat();
         at = resource.said.len();
         drop(state);
         if !said.is_empty() {

@@ -120,6 +120,7 @@ fn check(scenarios: Vec<Scenario>) {
         for (name, spec) in &policies {
             add(&mut world, name, spec);
         }
+        differential::agree(&world).unwrap();
         for (flows, expected) in [(allowed, Verdict::Allowed), (denied, Verdict::Denied)] {
             for flow in flows {
                 let found = ask(&world, flow);

@@ -188,6 +188,22 @@ fn an_unknown_namespace_is_selected_by_its_own_policies_alone() {
     ] {
         assert_eq!(ask(&world, flow).verdict, expected, "{flow}");
     }
+    // A rule that takes any peer asks for no namespace.
+    add(&mut world, "z/p", &to(json!([]), json!([{"port": "http"}])));
+    assert_eq!(ask(&world, "z/a y/a 80/TCP").verdict, Verdict::Denied);
+    world.policies.remove(&PolicyName { namespace: "y".into(), name: "p".into() });
+    assert_eq!(ask(&world, "z/a y/a 80/TCP").verdict, Verdict::Allowed);
+    differential::agree(&world).unwrap();
+}
+
+#[test]
+fn a_cluster_policy_for_an_unknown_namespace_is_not_decided() {
+    let mut world = world();
+    world.namespaces.remove("x");
+    let all = json!([{"action": "Deny", "from": [{"namespaces": {}}], "to": [{"namespaces": {}}]}]);
+    add(&mut world, "p", &cluster("Admin", 1, json!([]), all));
+    assert_eq!(ask(&world, "x/a y/a 80/TCP").verdict, Verdict::Unspecified);
+    assert_eq!(ask(&world, "y/a x/a 80/TCP").verdict, Verdict::Allowed);
 }
 
 #[test]
@@ -203,6 +219,23 @@ fn a_contested_address_is_a_peer_only_where_all_are_who_claim_it() {
     add(&mut world, "z/r", &from(json!([{"namespaceSelector": {}}])));
     let found = ask(&world, "x/b z/a 80/TCP");
     assert_eq!(found.verdict, Verdict::Unspecified, "{found}");
+    differential::agree(&world).unwrap();
+}
+
+#[test]
+fn a_contested_address_has_the_ports_that_all_call_so() {
+    let mut world = world();
+    let address = world.pods[&pod_name("x/b")].addresses[0];
+    world.pods.get_mut(&pod_name("y/b")).unwrap().addresses[0] = address;
+    world.pods.get_mut(&pod_name("y/c")).unwrap().addresses[0] = address;
+    let all = json!([{"action": "Deny", "to": [{"namespaces": {}}],
+        "protocols": [{"destinationNamedPort": "http"}]}]);
+    add(&mut world, "p", &cluster("Admin", 1, json!([]), all));
+    assert_eq!(ask(&world, "x/a 10.0.0.1 8080/TCP").egress.verdict(), Verdict::Allowed);
+    differential::agree(&world).unwrap();
+    world.pods.remove(&pod_name("y/c"));
+    assert_eq!(ask(&world, "x/a 10.0.0.1 8080/TCP").egress.verdict(), Verdict::Denied);
+    differential::agree(&world).unwrap();
 }
 
 #[test]

@@ -1,14 +1,21 @@
-//! The path of a connection to a Service, and why: from the same table that programs the kernel.
+//! The path of a connection, and why: from the same table that programs the kernel, and from what policies
+//! mean.
+
+mod ends;
+mod judge;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use netlink::Family;
+use netpol::evaluate::{End, owner};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Protocol, ServiceName};
+use crate::cluster::{Cluster, Protocol};
 use crate::dataplane::nftables::{FAMILIES, Node, NodePorts, PodTraffic};
 use crate::service::{Address, Backend, Frontend, FrontendKey, Masquerade, Resolution, Table};
+use ends::{Origin, Source, Target};
+use judge::{Candidate, Judgement, candidate, judge};
 
 /// What explanations are made of.
 #[derive(Clone, Copy)]
@@ -19,14 +26,8 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// What the tables hold besides.
     pub nodes: &'a [Node; 2],
-}
-
-/// Who connects, as far as the rules can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Pod,
-    ThisNode,
-    Outside,
+    /// What policies are about; `None` where none are enforced.
+    pub world: Option<&'a netpol::World>,
 }
 
 /// The answer to "what becomes of a connection from `from` to `to`", as JSON: `verdict` (`allowed`,
@@ -53,6 +54,11 @@ pub fn to_text(answer: &Value) -> String {
         if !candidates.is_empty() {
             let _ = write!(out, " one of {}", candidates.join(", "));
         }
+        let reason = text(&hop["reason"]);
+        if !reason.is_empty() {
+            let colon = if address.is_empty() { "" } else { ":" };
+            let _ = write!(out, "{colon} {reason}");
+        }
         out.push('\n');
     }
     let _ = writeln!(out, "reason: {}", text(&answer["reason"]));
@@ -60,21 +66,22 @@ pub fn to_text(answer: &Value) -> String {
 }
 
 fn try_answer(view: View<'_>, from: &str, to: &str) -> Result<Value, String> {
-    let (to, protocol) = split_protocol(to)?;
-    let target = parse_target(view, to, protocol)?;
-    let (source, origin) = parse_source(view, from, target.family())?;
-    let mut path = vec![
-        json!({"hop": "from", "address": source.map_or(from.to_owned(), |ip| ip.to_string())}),
-    ];
+    let target = match ends::target(view, to)? {
+        Target::Frontend(target) => target,
+        Target::Direct(end, ports) => return direct(view, from, &end, &ports),
+    };
+    let source = ends::source(view, from, target.family())?;
+    let ip = source.address;
+    let mut path = vec![json!({"hop": "from", "address": ip.to_string()})];
     let node = &view.nodes[usize::from(target.family() == Family::V6)];
     let Some((key, frontend)) = find(view, &target, node) else {
         path.push(json!({"hop": "to", "address": target.to_string()}));
-        return Ok(no_frontend(view, &target, node, path));
+        return Ok(no_frontend(view, &source, &target, node, path));
     };
     let owner = &frontend.lists.owner;
     path.push(json!({"hop": "frontend", "address": key.to_string(), "service": owner.to_string()}));
     let say = |verdict: &str, path: Vec<Value>, rule: String| json!({"verdict": verdict, "path": path, "reason": format!("service {owner}: {rule}")});
-    if let (Some(ranges), Some(ip)) = (&frontend.source_ranges, source)
+    if let Some(ranges) = &frontend.source_ranges
         && !ranges.iter().any(|range| range.contains(ip))
     {
         let rule = format!("{ip} is in none of loadBalancerSourceRanges: dropped");
@@ -96,14 +103,14 @@ fn try_answer(view: View<'_>, from: &str, to: &str) -> Result<Value, String> {
         Resolution::Cluster(Masquerade::OffCluster) => {
             let all = node.settings.masquerade_all;
             let known = node.settings.pod_traffic != PodTraffic::Unknown;
-            let masquerade = all || (known && origin != Origin::Pod);
+            let masquerade = all || (known && source.origin != Origin::Pod);
             (&lists.cluster, "internalTrafficPolicy Cluster: any endpoint".into(), masquerade)
         }
         Resolution::Local => {
             let rule = "internalTrafficPolicy Local: endpoints on this node";
             (&lists.local, rule.into(), false)
         }
-        Resolution::ByOrigin => match origin {
+        Resolution::ByOrigin => match source.origin {
             Origin::Pod => {
                 let rule = "externalTrafficPolicy Local does not concern pods: any endpoint";
                 (&lists.cluster, rule.into(), false)
@@ -131,11 +138,70 @@ fn try_answer(view: View<'_>, from: &str, to: &str) -> Result<Value, String> {
         None => "endpoint".to_owned(),
     };
     path.push(json!({"hop": kind, "address": "", "candidates": candidates}));
-    Ok(say("allowed", path, rule))
+    let Some(world) = view.world else { return Ok(say("allowed", path, rule)) };
+    let masquerading = masquerade.then(|| node_of(view, world, &source));
+    let each = |backend: &Backend| {
+        let port = (Some(key.protocol), backend.port);
+        candidate(world, &source, &End::Address(backend.ip), port, masquerading)
+    };
+    let Judgement { verdict, hops, reason } =
+        judge(&backends.iter().map(each).collect::<Result<Vec<_>, _>>()?);
+    path.extend(hops);
+    let rule = if reason.is_empty() { rule } else { format!("{rule}; {reason}") };
+    Ok(say(verdict, path, rule))
+}
+
+/// The node where a connection to a Service is translated: that of the pod that opens it, or this one.
+fn node_of<'a>(view: View<'a>, world: &'a netpol::World, source: &Source) -> &'a Arc<str> {
+    let End::Pod(pod) = &source.end else { return view.cluster.node_name() };
+    world.pods.get(pod).map_or(view.cluster.node_name(), |pod| &pod.node)
+}
+
+/// A connection that no Service has to do with.
+fn direct(
+    view: View<'_>,
+    from: &str,
+    to: &End,
+    ports: &[(Option<Protocol>, u16)],
+) -> Result<Value, String> {
+    let world = view.world.ok_or("no policies are enforced: the packet is routed as it is")?;
+    let mut problem = String::new();
+    for family in FAMILIES {
+        let source = match ends::source(view, from, family) {
+            Ok(source) => source,
+            Err(error) => {
+                problem = error;
+                continue;
+            }
+        };
+        let each = |port: &(Option<Protocol>, u16)| candidate(world, &source, to, *port, None);
+        match ports.iter().map(each).collect::<Result<Vec<_>, _>>() {
+            Ok(candidates) => {
+                let mut path = vec![json!({"hop": "from", "address": source.address.to_string()})];
+                let places = candidates.iter();
+                path.extend(places.map(|c| json!({"hop": "to", "address": c.place})));
+                return Ok(judged(path, &candidates));
+            }
+            Err(error) => problem = error,
+        }
+    }
+    Err(problem)
+}
+
+fn judged(mut path: Vec<Value>, candidates: &[Candidate]) -> Value {
+    let Judgement { verdict, hops, reason } = judge(candidates);
+    path.extend(hops);
+    json!({"verdict": verdict, "path": path, "reason": reason})
 }
 
 /// A destination that nobody owns.
-fn no_frontend(view: View<'_>, target: &FrontendKey, node: &Node, path: Vec<Value>) -> Value {
+fn no_frontend(
+    view: View<'_>,
+    source: &Source,
+    target: &FrontendKey,
+    node: &Node,
+    path: Vec<Value>,
+) -> Value {
     let Address::Ip(ip) = target.address else {
         return json!({"verdict": "denied", "path": path, "reason": "no Service has this node port"});
     };
@@ -153,6 +219,16 @@ fn no_frontend(view: View<'_>, target: &FrontendKey, node: &Node, path: Vec<Valu
         let reason = format!("{ip} is in a ServiceCIDR and belongs to no Service: dropped");
         return json!({"verdict": "denied", "path": path, "reason": reason});
     }
+    if let Some(world) = view.world {
+        let (end, port) = (End::Address(ip), (Some(target.protocol), target.port));
+        let beyond =
+            |end: &End, ip| matches!(end, End::Address(_)) && owner(world, ip) == End::Address(ip);
+        if !(beyond(&source.end, source.address) && beyond(&end, ip))
+            && let Ok(candidate) = candidate(world, source, &end, port, None)
+        {
+            return judged(path, &[candidate]);
+        }
+    }
     let reason = format!("{ip} belongs to no Service: the packet is routed on as it is");
     json!({"verdict": "unknown", "path": path, "reason": reason})
 }
@@ -167,113 +243,12 @@ fn find<'a>(
     }
     let Address::Ip(ip) = target.address else { return None };
     let answers = match node.settings.nodeports {
-        NodePorts::Everywhere => is_this_node(view, ip),
+        NodePorts::Everywhere => ends::is_this_node(view, ip),
         _ => node.nodeport_addresses.iter().any(|prefix| prefix.contains(ip)),
     };
     let key = FrontendKey { address: Address::Node(target.family()), ..*target };
     view.table.frontend(&key).filter(|_| answers).map(|frontend| (key, frontend))
 }
 
-fn is_this_node(view: View<'_>, ip: IpAddr) -> bool {
-    view.cluster.this_node().is_some_and(|node| node.addresses.contains(&ip))
-}
-
-fn split_protocol(text: &str) -> Result<(&str, Option<Protocol>), String> {
-    let Some((rest, name)) = text.rsplit_once('/') else { return Ok((text, None)) };
-    match Protocol::from_api(&name.to_uppercase()) {
-        Some(protocol) => Ok((rest, Some(protocol))),
-        None => Ok((text, None)), // part of a name
-    }
-}
-
-/// `svc/NS/NAME[:PORT]`, `node/NAME:PORT`, `ADDRESS:PORT`, `[ADDRESS]:PORT`.
-fn parse_target(
-    view: View<'_>,
-    text: &str,
-    protocol: Option<Protocol>,
-) -> Result<FrontendKey, String> {
-    if let Some(rest) = text.strip_prefix("svc/") {
-        return service_target(view, rest, protocol);
-    }
-    if text.starts_with("pod/") {
-        return Err(NO_PODS.into());
-    }
-    let (host, port) = text.rsplit_once(':').ok_or(format!("{text:?} has no port: add :PORT"))?;
-    let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
-    let protocol = protocol.unwrap_or(Protocol::Tcp);
-    let address = match host.strip_prefix("node/") {
-        Some(name) => Address::Ip(node_address(view, name, None)?),
-        None => {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            Address::Ip(bare.parse().map_err(|_| {
-                format!("{host:?} is neither svc/NS/NAME, node/NAME nor an address")
-            })?)
-        }
-    };
-    Ok(FrontendKey { address, protocol, port })
-}
-
-fn service_target(
-    view: View<'_>,
-    text: &str,
-    protocol: Option<Protocol>,
-) -> Result<FrontendKey, String> {
-    let (name, port) = match text.split_once(':') {
-        Some((name, port)) => (name, Some(port)),
-        None => (text, None),
-    };
-    let (namespace, name) = name.split_once('/').ok_or(format!("svc/{name}: write svc/NS/NAME"))?;
-    let name = ServiceName { namespace: namespace.into(), name: name.into() };
-    let service = view.cluster.service(&name).ok_or(format!("there is no Service {name}"))?;
-    let ip = service.cluster_ips.first().ok_or(format!("Service {name} has no ClusterIP"))?;
-    let matches = |p: &&crate::cluster::ServicePort| {
-        port.is_none_or(|port| *port == *p.name || port == p.port.to_string())
-            && protocol.is_none_or(|protocol| protocol == p.protocol)
-    };
-    let found = service.ports.iter().find(matches);
-    match (found, port.and_then(|port| port.parse().ok())) {
-        (Some(port), _) => {
-            Ok(FrontendKey { address: Address::Ip(*ip), protocol: port.protocol, port: port.port })
-        }
-        (None, Some(port)) => Ok(FrontendKey {
-            address: Address::Ip(*ip),
-            protocol: protocol.unwrap_or(Protocol::Tcp),
-            port,
-        }),
-        (None, None) => Err(format!("Service {name} has no such port")),
-    }
-}
-
-/// Pods are not among the objects that are read yet.
-const NO_PODS: &str = "pods cannot be named yet: give the pod's address";
-
-fn parse_source(
-    view: View<'_>,
-    text: &str,
-    family: Family,
-) -> Result<(Option<IpAddr>, Origin), String> {
-    if let Some(name) = text.strip_prefix("node/") {
-        let ip = node_address(view, name, Some(family))?;
-        let here = *name == **view.cluster.node_name();
-        return Ok((Some(ip), if here { Origin::ThisNode } else { Origin::Outside }));
-    }
-    let Ok(ip) = text.parse::<IpAddr>() else {
-        return Err(format!("{text:?} is neither node/NAME nor an address; {NO_PODS}"));
-    };
-    if Family::of(ip) != family {
-        return Err(format!("{ip} cannot connect to an {family} address"));
-    }
-    if is_this_node(view, ip) {
-        return Ok((Some(ip), Origin::ThisNode));
-    }
-    let index = FAMILIES.iter().position(|known| *known == family).unwrap_or(0);
-    let is_pod = view.nodes[index].pod_cidrs.iter().any(|range| range.contains(ip));
-    Ok((Some(ip), if is_pod { Origin::Pod } else { Origin::Outside }))
-}
-
-fn node_address(view: View<'_>, name: &str, family: Option<Family>) -> Result<IpAddr, String> {
-    let node = view.cluster.node(name).ok_or(format!("there is no Node {name}"))?;
-    let wanted = |ip: &&IpAddr| family.is_none_or(|family| Family::of(**ip) == family);
-    let found = node.addresses.iter().find(wanted).copied();
-    found.ok_or(format!("Node {name} has no address of this family"))
-}
+#[cfg(test)]
+mod tests;
