@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use netpol::evaluate::{End, Family, Flow, Verdict, evaluate, owner};
 use netpol::model::{ClusterPeer, Direction, Peer};
-use netpol::{Cidr, World};
+use netpol::{Cidr, Protocol, World};
 use serde_json::{Value, json};
 
 use super::ports::{Port, ranges};
@@ -21,10 +21,8 @@ pub struct Change {
     pub to: End,
     /// Over IPv4 or IPv6.
     pub family: Family,
-    /// From this port.
-    pub port: Port,
-    /// To this one.
-    pub last: u16,
+    /// At these ports, each to the last of its range.
+    pub ports: Vec<(Port, u16)>,
     /// What became of them before, and what becomes of them now.
     pub verdicts: (Verdict, Verdict),
     /// Why, now.
@@ -81,25 +79,16 @@ fn compare(
             continue;
         }
         let (verdicts, reason) = ((before.verdict, after.verdict), why(&after));
-        match changes.last_mut() {
-            // The next ports of the same.
-            Some(change)
-                if (&change.from, &change.to, change.family) == (from, to, family)
-                    && change.port.protocol == port.protocol
-                    && change.last.checked_add(1) == Some(port.number)
-                    && (change.verdicts, &change.reason) == (verdicts, &reason) =>
-            {
-                change.last = *last;
-            }
-            _ => changes.push(Change {
-                from: from.clone(),
-                to: to.clone(),
-                family,
-                port: *port,
-                last: *last,
-                verdicts,
-                reason,
-            }),
+        let same = |change: &&mut Change| {
+            (&change.from, &change.to, change.family) == (from, to, family)
+                && (change.verdicts, &change.reason) == (verdicts, &reason)
+        };
+        if let Some(change) = changes.iter_mut().rev().take(ranges.len()).find(same) {
+            change.add(*port, *last);
+        } else {
+            let (from, to) = (from.clone(), to.clone());
+            let ports = vec![(*port, *last)];
+            changes.push(Change { from, to, family, ports, verdicts, reason });
         }
     }
 }
@@ -132,17 +121,34 @@ fn beyond(worlds: [&World; 2]) -> BTreeSet<IpAddr> {
 }
 
 impl Change {
-    /// The ports.
-    fn ports(&self) -> String {
-        match self.port.protocol {
-            Some(protocol) if (self.port.number, self.last) == (0, u16::MAX) => {
-                format!("all ports of {protocol}")
+    /// More ports, higher than those before.
+    fn add(&mut self, port: Port, last: u16) {
+        match self.ports.last_mut() {
+            Some((before, end))
+                if before.protocol == port.protocol && end.checked_add(1) == Some(port.number) =>
+            {
+                *end = last;
             }
-            Some(protocol) if self.port.number < self.last => {
-                format!("{}-{}/{protocol}", self.port.number, self.last)
-            }
-            _ => self.port.to_string(),
+            _ => self.ports.push((port, last)),
         }
+    }
+
+    /// The ports in words.
+    fn ports(&self) -> String {
+        let full = |(port, last): &(Port, u16)| {
+            port.protocol.is_none() || (port.number, *last) == (0, u16::MAX)
+        };
+        if self.ports.len() == 1 + Protocol::ALL.len() && self.ports.iter().all(full) {
+            return "everything".to_owned();
+        }
+        let one = |range: &(Port, u16)| match (range, range.0.protocol) {
+            (_, Some(protocol)) if full(range) => format!("all {protocol}"),
+            ((port, last), Some(protocol)) if port.number < *last => {
+                format!("{}-{last}/{protocol}", port.number)
+            }
+            ((port, _), _) => port.to_string(),
+        };
+        self.ports.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 }
 

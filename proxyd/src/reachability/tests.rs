@@ -123,6 +123,15 @@ fn the_difference_is_told_by_ranges_of_ports() {
 }
 
 #[test]
+fn what_changes_alike_is_one_line() {
+    let new = world(&[("p", json!({"podSelector": {"matchLabels": {"pod": "x"}}}))]);
+    let text = diff(&world(&[]), &new).to_text();
+    let line = "pod a/y to pod a/x, everything over IPv4: closes: ingress is denied, as NetworkPolicy a/p \
+                isolates pod a/x and no rule matches\n";
+    assert!(text.starts_with(line), "{text}");
+}
+
+#[test]
 fn a_pod_of_one_state_alone_is_told() {
     let (old, mut new) = (world(&[]), world(&[]));
     new.pods.pop_last();
