@@ -1,4 +1,5 @@
 //! NetworkPolicy, with packets: the plugin attaches pods, the daemon knows them from manifests.
 
 mod basics;
+mod explain;
 mod world;
