@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod explain;
+pub mod reachability;
 pub mod reporter;
 pub mod server;
 pub mod service;

@@ -1,6 +1,7 @@
 //! NetworkPolicy, with packets: the plugin attaches pods, the daemon knows them from manifests.
 
 mod basics;
+mod explain;
 mod live;
 mod random;
 mod world;

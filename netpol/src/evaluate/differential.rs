@@ -13,7 +13,7 @@ use crate::labels::Selector;
 use crate::model::{ClusterRule, Numbers, Port, Protocol, Rule};
 
 /// Worlds per property; `PROPTEST_CASES` asks for others.
-const CASES: u32 = 64;
+const CASES: u32 = 256;
 
 /// Each node's view of a world.
 fn compiled(world: &World) -> BTreeMap<Arc<str>, Compiler> {

@@ -5,10 +5,12 @@ mod cleanup;
 mod explain;
 mod install;
 mod logging;
+mod policy;
 mod render;
 mod status;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -40,6 +42,9 @@ enum Command {
     },
     /// Tell what becomes of a connection, and which rule says so
     Explain(explain::Question),
+    /// Tell who can talk to whom by the policies of manifests, and what a change of them opens or closes
+    #[command(subcommand)]
+    Policy(policy::Question),
     /// Write the CNI plugin onto a host, or remove it and its configuration
     Install(install::Options),
     /// Remove what any mode of proxyd, or kube-proxy, left in the kernel (not yet IPVS's virtual servers and sets)
@@ -47,8 +52,9 @@ enum Command {
 }
 
 /// Runs the command line; the exit status says how it went.
-pub fn main() -> Result<()> {
-    match Arguments::parse().command {
+pub fn main() -> Result<ExitCode> {
+    let done = match Arguments::parse().command {
+        Command::Policy(question) => return policy::policy(&question),
         Command::Run(flags) => run(&flags),
         Command::Check(flags) => check::check(&load(&flags)?),
         Command::Render(flags) => render::render(&load(&flags)?),
@@ -56,7 +62,8 @@ pub fn main() -> Result<()> {
         Command::Explain(question) => explain::explain(&question),
         Command::Install(options) => install::install(&options),
         Command::Cleanup => cleanup::cleanup(),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn load(flags: &Flags) -> Result<config::Config> {

@@ -96,12 +96,9 @@ fn add(world: &mut World, name: &str, spec: &Value) {
 fn ask(world: &World, text: &str) -> Evaluation {
     let words: Vec<&str> = text.split(' ').collect();
     let (from, to) = (end(words[0]), end(words[1]));
-    let (protocol, port) = match words[2].split_once('/') {
-        None => (None, 0),
-        Some((port, "TCP")) => (Some(Protocol::Tcp), port.parse().unwrap()),
-        Some((port, "UDP")) => (Some(Protocol::Udp), port.parse().unwrap()),
-        Some((port, _)) => (Some(Protocol::Sctp), port.parse().unwrap()),
-    };
+    let (port, name) = words[2].split_once('/').unwrap_or(("0", "ICMP"));
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.to_string() == name);
+    let port = port.parse().unwrap();
     let family = if text.contains(':') { Family::V6 } else { Family::V4 };
     let flow = Flow::between(world, &from, &to, family, protocol, port).unwrap();
     evaluate(world, &flow)
