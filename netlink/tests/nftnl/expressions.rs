@@ -348,3 +348,40 @@ fn verdicts_maps_of_data_and_counters() {
         ],
     );
 }
+
+#[test]
+fn replies_marks_limits_and_logs() {
+    let reply: &[(u32, &[u8])] = &[(NFTNL_EXPR_CT_DIR, &[1])];
+    let (rate, unit) = (10u64.to_ne_bytes(), 1u64.to_ne_bytes());
+    let group = 86u16.to_ne_bytes();
+    assert_same(
+        &[
+            Expression::LoadCtReply(Ct::SourceIp, Register(0)),
+            Expression::LoadCt(Ct::Protocol, Register(1)),
+            Expression::LoadCtReply(Ct::SourcePort, Register(0)),
+            Expression::LoadCt(Ct::Mark, Register(0)),
+            Expression::StoreCt(Ct::Mark, Register(0)),
+            Expression::Limit { per_second: 10, burst: 5 },
+            Expression::Log { group: 86, prefix: "to-1".into(), snaplen: 128 },
+        ],
+        &[
+            Theirs("ct", &[(NFTNL_EXPR_CT_KEY, 19), (NFTNL_EXPR_CT_DREG, A)], reply, &[]),
+            Theirs("ct", &[(NFTNL_EXPR_CT_KEY, 10), (NFTNL_EXPR_CT_DREG, B)], &[], &[]),
+            Theirs("ct", &[(NFTNL_EXPR_CT_KEY, 11), (NFTNL_EXPR_CT_DREG, A)], reply, &[]),
+            Theirs("ct", &[(NFTNL_EXPR_CT_KEY, 3), (NFTNL_EXPR_CT_DREG, A)], &[], &[]),
+            Theirs("ct", &[(NFTNL_EXPR_CT_KEY, 3), (NFTNL_EXPR_CT_SREG, A)], &[], &[]),
+            Theirs(
+                "limit",
+                &[(NFTNL_EXPR_LIMIT_BURST, 5)],
+                &[(NFTNL_EXPR_LIMIT_RATE, &rate), (NFTNL_EXPR_LIMIT_UNIT, &unit)],
+                &[],
+            ),
+            Theirs(
+                "log",
+                &[(NFTNL_EXPR_LOG_SNAPLEN, 128)],
+                &[(NFTNL_EXPR_LOG_GROUP, &group)],
+                &[(NFTNL_EXPR_LOG_PREFIX, "to-1")],
+            ),
+        ],
+    );
+}
