@@ -8,7 +8,7 @@ use testnet::{Host, Node, Proxyd, eventually, programs};
 use super::world::{
     Addressed, Backend, PORT, World, both, external, node_port_service, slices, vip, with_slices,
 };
-use super::{FAMILIES, SILENCE, assert_refused, served, soon};
+use super::{FAMILIES, SILENCE, SOON, assert_refused, served, soon};
 
 const NODE_PORT: u16 = 30080;
 
@@ -170,9 +170,12 @@ fn what_others_remove_comes_back() {
             }
             std::io::Result::Ok(())
         });
-        let log: Vec<String> = proxyd.log().lines().skip(known).map(str::to_owned).collect();
-        let told = log.iter().any(|line| line.contains("WARN") || line.contains("ERROR"));
-        assert!(told, "{damage:?}: no word of it in {log:?}");
+        // It is told after it is mended.
+        eventually(&format!("a word of {damage:?}"), SOON, || {
+            let log: Vec<String> = proxyd.log().lines().skip(known).map(str::to_owned).collect();
+            let told = log.iter().any(|line| line.contains("WARN") || line.contains("ERROR"));
+            if told { Ok(()) } else { Err(log) }
+        });
     }
 }
 
