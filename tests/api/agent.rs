@@ -12,19 +12,8 @@ use super::world::{World, await_ready};
 /// Routes follow within this time; the machine may be busy.
 const ROUTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Writes `network.yaml` for a node, with the agent's files in the node's own folder; returns its path.
-pub(crate) fn agent_settings(node: &Node, settings: &str) -> String {
-    let folder = node.folder();
-    std::fs::create_dir_all(folder.join("net.d")).unwrap();
-    let file = folder.join("network.yaml");
-    let paths =
-        format!("confDir: {0}/net.d\ndaemonSocket: {0}/cni.sock\n{settings}", folder.display());
-    std::fs::write(&file, paths).unwrap();
-    file.display().to_string()
-}
-
 fn start<'n>(world: &World, node: &'n Node, settings: &str) -> Proxyd<'n> {
-    let settings = agent_settings(node, settings);
+    let settings = node.agent_settings(settings);
     let kubeconfig = world.kubeconfig_at(node, server::PORT).display().to_string();
     let daemon = Proxyd::spawn(node, &["--kubeconfig", &kubeconfig, "--network-config", &settings]);
     await_ready(&daemon);

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use testnet::manifest::NodeObject;
 use testnet::{Proxyd, eventually};
 
-use super::agent::agent_settings;
 use super::server::{self, Server};
 use super::world::{World, await_ready, service};
 use super::{SOON, say};
@@ -87,7 +86,7 @@ fn every_permission_that_is_used_is_granted_and_every_one_granted_is_used() {
         "status": {"addresses": [{"type": "InternalIP", "address": world.n1.v4()}]},
     });
     world.apply(&[&bare, &NodeObject::of(&world.n2), &service("web", 20)]);
-    let settings = agent_settings(&world.n1, "backend: vxlan\n");
+    let settings = world.n1.agent_settings("backend: vxlan\n");
     let kubeconfig = world.kubeconfig_at(&world.n1, server::PORT).display().to_string();
     let daemon =
         Proxyd::spawn(&world.n1, &["--kubeconfig", &kubeconfig, "--network-config", &settings]);

@@ -28,13 +28,7 @@ fn pod_object(
 
 /// The daemon with the node agent runs on one node, whose plugin asks it.
 pub(crate) fn chapter(node: &Node) -> Result<()> {
-    let folder = node.folder().display().to_string();
-    std::fs::create_dir_all(format!("{folder}/net.d"))?;
-    let settings = format!("{folder}/network.yaml");
-    std::fs::write(
-        &settings,
-        format!("backend: host-gw\nconfDir: {folder}/net.d\ndaemonSocket: {folder}/cni.sock\n"),
-    )?;
+    let settings = node.agent_settings("backend: host-gw\n");
     let proxyd = Proxyd::start(node, &["--network-config", &settings]);
     proxyd.write("nodes", &documents(&[&NodeObject::of(node)]));
     proxyd.write(
@@ -49,7 +43,7 @@ pub(crate) fn chapter(node: &Node) -> Result<()> {
         })]),
     );
     let list = eventually("the plugin's configuration", SOON, || {
-        let text = std::fs::read(format!("{folder}/net.d/10-viaduct.conflist")).ok()?;
+        let text = std::fs::read(node.folder().join("net.d/10-viaduct.conflist")).ok()?;
         serde_json::from_slice::<serde_json::Value>(&text).ok()
     });
     let network = Network::of_conflist(&list, node);

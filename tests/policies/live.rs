@@ -85,7 +85,11 @@ fn what_is_not_known_is_denied_until_it_is() {
     let unknown = world.attach(&world.n1, "unknown");
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
     assert!(!unknown.can_reach((free.v4(), WEB)));
-    assert!(daemons[0].log().contains("its pod is not known yet"), "{}", daemons[0].log());
+    assert!(
+        daemons[0].log().contains("pod default/unknown is not known yet"),
+        "{}",
+        daemons[0].log()
+    );
     world.tell("free", &world.n1, &json!({}), Some(&free));
     world.tell("unknown", &world.n1, &json!({}), Some(&unknown));
     eventually("known, it may", SOON, || unknown.can_reach((free.v4(), WEB)));

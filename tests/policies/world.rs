@@ -63,15 +63,8 @@ impl World {
 
     /// The daemon of each node, with these lines in `network.yaml`.
     pub(crate) fn daemons(&self, settings: &str) -> [Proxyd<'_>; 2] {
-        [&self.n1, &self.n2].map(|node| {
-            let folder = node.folder().display().to_string();
-            std::fs::create_dir_all(format!("{folder}/net.d")).expect("a folder");
-            let file = format!("{folder}/network.yaml");
-            let text =
-                format!("confDir: {folder}/net.d\ndaemonSocket: {folder}/cni.sock\n{settings}");
-            std::fs::write(&file, text).expect("a file");
-            Proxyd::start(node, &["--network-config", &file])
-        })
+        [&self.n1, &self.n2]
+            .map(|node| Proxyd::start(node, &["--network-config", &node.agent_settings(settings)]))
     }
 
     /// A pod that its daemons know by name, and by address from the plugin.

@@ -24,13 +24,7 @@ fn conflist(node: &Node) -> Option<Value> {
 
 /// The daemon with the agent; it is not waited for.
 fn spawn<'n>(node: &'n Node, settings: &str) -> Proxyd<'n> {
-    let folder = node.folder();
-    std::fs::create_dir_all(folder.join("net.d")).unwrap();
-    let file = folder.join("network.yaml");
-    let paths =
-        format!("confDir: {0}/net.d\ndaemonSocket: {0}/cni.sock\n{settings}", folder.display());
-    std::fs::write(&file, paths).unwrap();
-    Proxyd::spawn(node, &["--network-config", &file.display().to_string()])
+    Proxyd::spawn(node, &["--network-config", &node.agent_settings(settings)])
 }
 
 #[track_caller]

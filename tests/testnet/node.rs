@@ -74,6 +74,18 @@ impl Node {
         self.folder.path()
     }
 
+    /// Writes `network.yaml` for the daemon's node agent, whose files are then in the node's own folder;
+    /// returns its path.
+    pub fn agent_settings(&self, settings: &str) -> String {
+        let folder = self.folder();
+        std::fs::create_dir_all(folder.join("net.d")).expect("a folder");
+        let file = folder.join("network.yaml");
+        let paths =
+            format!("confDir: {0}/net.d\ndaemonSocket: {0}/cni.sock\n{settings}", folder.display());
+        std::fs::write(&file, paths).expect("a file");
+        file.display().to_string()
+    }
+
     /// Where reservations are.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("networks")
