@@ -224,15 +224,12 @@ impl Reader {
     }
 
     fn protocol(&mut self, field: &str, name: Option<&str>) -> Option<Protocol> {
-        match name.filter(|name| !name.is_empty()) {
-            None | Some("TCP") => Some(Protocol::Tcp),
-            Some("UDP") => Some(Protocol::Udp),
-            Some("SCTP") => Some(Protocol::Sctp),
-            Some(other) => {
-                self.broken(field, format!("{other:?} is not TCP, UDP or SCTP"));
-                None
-            }
+        let protocol = Protocol::from_api(name);
+        if protocol.is_none() {
+            let other = name.unwrap_or_default();
+            self.broken(field, format!("{other:?} is not TCP, UDP or SCTP"));
         }
+        protocol
     }
 
     fn port_number(&mut self, field: &str, number: i64) -> Option<u16> {

@@ -21,6 +21,16 @@ impl Protocol {
     /// All of them.
     pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
+    /// By its name in API objects; TCP if there is none.
+    pub fn from_api(name: Option<&str>) -> Option<Protocol> {
+        match name {
+            None | Some("" | "TCP") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            Some(_) => None,
+        }
+    }
+
     /// Its number in IP headers.
     pub fn number(self) -> u8 {
         match self {

@@ -1,5 +1,6 @@
 //! What judges the connections of pods whose policies say the same.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -42,6 +43,18 @@ impl ChainKey {
             audit: false,
             blocked: true,
         }
+    }
+}
+
+/// The policies that it is made of.
+impl fmt::Display for ChainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.blocked {
+            return f.write_str("it is not known what this pod may do");
+        }
+        let cluster = self.cluster_policies.iter().map(|name| format!("cluster policy {name}"));
+        let all = cluster.chain(self.policies.iter().map(PolicyName::to_string));
+        f.write_str(&all.collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -214,6 +214,11 @@ impl Compiler {
         })
     }
 
+    /// An attachment.
+    pub fn attachment(&self, id: &str) -> Option<&Attachment> {
+        self.attachments.get(id)
+    }
+
     fn knows(&self, attachment: &Attachment) -> bool {
         let pod = self.world.pods.get(&attachment.pod);
         pod.is_some_and(|pod| attachment.is_of(&attachment.pod, pod))

@@ -218,10 +218,8 @@ impl Engine {
     }
 
     fn tell_too_large(&mut self) {
-        let now = self.compiler.too_large().iter().map(|key| {
-            let policies: Vec<String> = key.policies.iter().map(ToString::to_string).collect();
-            format!("{} of pods that {} select", key.direction, policies.join(", "))
-        });
+        let now = self.compiler.too_large().iter();
+        let now = now.map(|key| format!("{} of the pods selected by {key}", key.direction));
         let now: HashSet<String> = now.collect();
         for what in now.difference(&self.told_too_large) {
             tracing::error!("policies: {what} would take too many elements: everything is denied");
@@ -243,8 +241,9 @@ impl Engine {
             let outcome = match (committed, compiler.is_unknown(&waiting.id)) {
                 (true, false) => Ok(()),
                 (true, true) if late => {
-                    let id = &waiting.id;
-                    tracing::warn!("attachment {id}: its pod is not known yet: everything is denied until it is");
+                    let pod = compiler.attachment(&waiting.id).map(|attachment| &attachment.pod);
+                    let pod = pod.map_or_else(|| waiting.id.to_string(), ToString::to_string);
+                    tracing::warn!("pod {pod} is not known yet: everything is denied until it is");
                     Ok(())
                 }
                 (false, _) if late => Err("policies are not in place yet".to_owned()),

@@ -140,12 +140,7 @@ fn named_ports(spec: &api::Spec, names: &mut Names) -> Vec<ContainerPort> {
     for port in
         spec.containers.iter().flatten().chain(sidecars).flat_map(|c| c.ports.iter().flatten())
     {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("" | "TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => Protocol::Sctp,
-            Some(_) => continue,
-        };
+        let Some(protocol) = Protocol::from_api(port.protocol.as_deref()) else { continue };
         let number = port.container_port.and_then(|number| u16::try_from(number).ok());
         if let (Some(name), Some(number)) = (port.name.as_deref(), number) {
             ports.push(ContainerPort { name: names.intern(name), protocol, number });

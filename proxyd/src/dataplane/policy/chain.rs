@@ -40,7 +40,7 @@ impl Installed {
             name: format!("{side}-{serial}"),
             direction: key.direction,
             chain,
-            why: why(key),
+            why: shortened(&key.to_string(), COMMENT),
         }
     }
 
@@ -217,15 +217,4 @@ fn named<'a>(chain: &str, tier: &str, steps: &'a [Step]) -> Vec<(String, Action,
         (format!("{chain}.{tier}-{at}"), step.action, &step.matches)
     };
     steps.iter().enumerate().map(each).collect()
-}
-
-/// Which policies a chain is made of.
-fn why(key: &ChainKey) -> String {
-    if key.blocked {
-        return "it is not known what this pod may do".to_owned();
-    }
-    let policies = key.policies.iter().map(ToString::to_string);
-    let cluster = key.cluster_policies.iter().map(|name| format!("cluster policy {name}"));
-    let all = cluster.chain(policies).collect::<Vec<_>>().join(", ");
-    shortened(&all, COMMENT)
 }
