@@ -21,7 +21,7 @@ use super::{Problem, Source, SourceError, Update, api};
 use crate::cluster::{Change, Names};
 use crate::reporter::{Reason, Reporter};
 pub use client::{Access, client};
-use watch::{FORBIDDEN, Seen, Watches, What};
+use watch::{Seen, Watches, What};
 
 /// Whoever moves an endpoint from one slice to another changes two objects in a row: what comes within
 /// this time is one change.
@@ -64,6 +64,16 @@ struct Known {
     complete: bool,
     /// The error that was told, until it is over.
     failed: Option<String>,
+}
+
+impl Known {
+    /// An outage is told once, not at every attempt.
+    fn fail(&mut self, why: String) {
+        if self.failed.as_ref() != Some(&why) {
+            tracing::warn!("{why}; what is known stays in force");
+            self.failed = Some(why);
+        }
+    }
 }
 
 /// Objects from an API server.
@@ -168,15 +178,10 @@ impl Kubernetes {
                 }
             }
             What::Dispensable => known.complete = true,
-            What::Failed(why) => {
-                // An outage is told once, not at every attempt.
-                if known.failed.as_ref() != Some(&why) {
-                    tracing::warn!("{why}; what is known stays in force");
-                    if why.contains(FORBIDDEN) {
-                        self.options.reporter.event(Reason::Forbidden, why.clone());
-                    }
-                    known.failed = Some(why);
-                }
+            What::Failed(why) => known.fail(why),
+            What::Forbidden(why) => {
+                self.options.reporter.event(Reason::Forbidden, why.clone());
+                known.fail(why);
             }
         }
     }

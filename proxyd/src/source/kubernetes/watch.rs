@@ -68,6 +68,8 @@ pub(super) enum What {
     Gone(Box<Document>),
     /// It goes on after a while.
     Failed(String),
+    /// The same, for want of a permission.
+    Forbidden(String),
     /// Nobody needs to wait for this kind.
     Dispensable,
 }
@@ -94,7 +96,7 @@ pub(super) fn all(client: &Client, wanted: Wanted) -> Watches {
     Box::pin(answers.flat_map(move |answer| match answer {
         Ok(lists) => kinds(&client, wanted, &lists),
         Err(error) => {
-            let what = What::Failed(explain::<Nodes>(&watcher::Error::WatchStartFailed(error)));
+            let what = failed::<Nodes>(&watcher::Error::WatchStartFailed(error));
             Box::pin(stream::iter([Seen { kind: Nodes::KIND, what }]))
         }
     }))
@@ -185,9 +187,9 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
         }
         // It is asked again and again, as with every kind; Services work without it.
         Err(error) if K::OPTIONAL && !listed && has_status(&error, 403) => {
-            (vec![What::Failed(explain::<K>(&error)), What::Dispensable], false)
+            (vec![failed::<K>(&error), What::Dispensable], false)
         }
-        Err(error) => (vec![What::Failed(explain::<K>(&error))], false),
+        Err(error) => (vec![failed::<K>(&error)], false),
     });
     let until_last = ending_with(what, |(_, last)| *last);
     let (client, lists) = (client.clone(), lists.clone());
@@ -255,8 +257,10 @@ fn has_status(error: &watcher::Error, code: u16) -> bool {
     status_of(error).is_some_and(|status| status.code == code)
 }
 
-/// How a missing permission is told.
-pub(super) const FORBIDDEN: &str = "forbidden";
+fn failed<K: Kind>(error: &watcher::Error) -> What {
+    let why = explain::<K>(error);
+    if has_status(error, 403) { What::Forbidden(why) } else { What::Failed(why) }
+}
 
 /// Whether what comes next cannot be told: the place in the stream is too old for the server, or something
 /// in it could not be read and is passed over.
@@ -279,7 +283,7 @@ fn explain<K: Kind>(error: &watcher::Error) -> String {
     let resource = format!("{}{group}", K::PLURAL);
     match status_of(error) {
         Some(status) if status.code == 403 => format!(
-            "{verb} {resource}: {FORBIDDEN}: the service account needs the verb {verb:?} on {resource}: {}",
+            "{verb} {resource}: forbidden: the service account needs the verb {verb:?} on {resource}: {}",
             status.message
         ),
         // What the client makes of a line that is no event.
