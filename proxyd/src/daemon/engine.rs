@@ -16,7 +16,7 @@ use super::{Event, Queue, Shared, conntrack, leftovers};
 use crate::agent::ToAgent;
 use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
 use crate::config::Config;
-use crate::dataplane::nftables::{FAMILIES, Nftables, Node, NodePorts, Written};
+use crate::dataplane::{Dataplane, FAMILIES, Node, NodePorts, Written};
 use crate::explain::{self, View};
 use crate::reporter::Reason;
 use crate::server::{RelayTarget, ServiceHealth, notify};
@@ -41,7 +41,7 @@ pub struct Engine {
     cluster: Cluster,
     table: Table,
     rules: Rules,
-    nft: Nftables,
+    dataplane: Dataplane,
     conntrack: Conntrack,
     be_liberal: bool,
     problems: Vec<Problem>,
@@ -81,7 +81,7 @@ impl Engine {
             rules: node::rules(&config, &cluster),
             cluster,
             table: Table::default(),
-            nft: Nftables::open()?,
+            dataplane: Dataplane::open(config.mode)?,
             conntrack: Conntrack::open()?,
             be_liberal: node::be_liberal(),
             problems: Vec::new(),
@@ -122,14 +122,14 @@ impl Engine {
         }
     }
 
-    /// See [`Nftables::port`].
+    /// See [`Dataplane::port`].
     pub fn port(&self) -> Result<u32> {
-        self.nft.port()
+        self.dataplane.port()
     }
 
     /// Reads what is in the kernel already, while the source reads the objects.
     pub fn read_ahead(&mut self) {
-        if let Err(error) = self.nft.read_ahead() {
+        if let Err(error) = self.dataplane.read_ahead() {
             // The first sync meets the same error and says what to do.
             tracing::debug!("{error}");
         }
@@ -318,12 +318,12 @@ impl Engine {
             planned.extend(services);
         }
         let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
-        let full = !self.nft.is_known() || !drift.is_empty();
+        let full = !self.dataplane.is_known() || !drift.is_empty();
         let outcome = if full {
             let table = &self.table;
-            self.nft.reconcile(|| table.frontends().collect(), &nodes, started)
+            self.dataplane.reconcile(|| table.frontends().collect(), &nodes, started)
         } else {
-            self.nft.apply(&delta, &nodes, started)
+            self.dataplane.apply(&delta, &nodes, started)
         };
         let took = started.elapsed();
         if dirty.nodes && self.syncs > 0 {
@@ -550,10 +550,10 @@ impl Engine {
                 |counts: &HashMap<Family, HashSet<_>>| counts.get(&family).map_or(0, HashSet::len);
             let (internal, external) = (count(&no_internal), count(&no_local));
             self.shared.metrics.no_local_endpoints(family, internal, external);
-            let (frontends, endpoints) = self.nft.counts(family);
+            let (frontends, endpoints) = self.dataplane.counts(family);
             self.shared.metrics.programmed(family, frontends, endpoints);
         }
-        let [v4, v6] = FAMILIES.map(|family| self.nft.counts(family));
+        let [v4, v6] = FAMILIES.map(|family| self.dataplane.counts(family));
         self.shared.status.set("frontends", v4.0 + v6.0);
         self.shared.status.set("endpoints", v4.1 + v6.1);
         self.shared.status.set("services", self.table.plans().count());

@@ -27,7 +27,7 @@ use crate::agent::{self, Network, ToAgent};
 use crate::cluster::{Change, ServicePortName};
 use crate::config::{Config, Mode, SourceConfig};
 use crate::dataplane;
-use crate::dataplane::nftables::FAMILIES;
+use crate::dataplane::FAMILIES;
 use crate::reporter::Reporter;
 use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, notify};
 use crate::service::FrontendKey;

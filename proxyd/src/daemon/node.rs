@@ -8,7 +8,7 @@ use netlink::{Errno, Family, Prefix, sysctl};
 
 use crate::cluster::{self, Cluster};
 use crate::config::{Config, LocalDetection, NodePortScope};
-use crate::dataplane::nftables::{FAMILIES, Node, NodePorts, PodTraffic, Settings};
+use crate::dataplane::{FAMILIES, Node, NodePorts, PodTraffic, Settings};
 use crate::service::Rules;
 use crate::service::endpoints::Place;
 

@@ -1,5 +1,87 @@
-//! From the abstract service table to the kernel.
+//! From the abstract service table to the kernel: one table, a writer for each proxy mode.
+//!
+//! - `node`: what every writer depends on besides Services
+//! - `nftables`, and further modes: the writers
+//! - `policy`: what judges connections of pods, in every mode
+//! - `leftovers`: what another mode, or another proxy, left
 
 pub mod leftovers;
 pub mod nftables;
+mod node;
 pub mod policy;
+
+use std::time::Instant;
+
+use netlink::{Errno, Error, Family, Result};
+
+pub use node::{FAMILIES, Node, NodePorts, PodTraffic, Settings, Written, index};
+
+use crate::config::Mode;
+use crate::service::table::Delta;
+use crate::service::{Frontend, FrontendKey};
+use nftables::Nftables;
+
+/// The writer of a mode. Each keeps what it committed, so that a change costs what it changes; after any error
+/// nothing is assumed, and [`Dataplane::reconcile`] compares everything.
+pub enum Dataplane {
+    /// See [`nftables`].
+    Nftables(Nftables),
+}
+
+impl Dataplane {
+    /// Opens what the mode needs in the calling thread's network namespace.
+    pub fn open(mode: Mode) -> Result<Dataplane> {
+        match mode {
+            Mode::Nftables => Nftables::open().map(Dataplane::Nftables),
+            other => Err(Error::new(format!("--proxy-mode {other}"), Errno::OPNOTSUPP)),
+        }
+    }
+
+    /// The netlink port by which our own changes are known among the kernel's notifications of nftables, if
+    /// that is how they are made.
+    pub fn port(&self) -> Result<u32> {
+        match self {
+            Dataplane::Nftables(nft) => nft.port(),
+        }
+    }
+
+    /// Reads what is in the kernel while others read the Services, for the first [`Dataplane::reconcile`].
+    pub fn read_ahead(&mut self) -> Result<()> {
+        match self {
+            Dataplane::Nftables(nft) => nft.read_ahead(),
+        }
+    }
+
+    /// Whether what is in the kernel is known, so that [`Dataplane::apply`] can be used.
+    pub fn is_known(&self) -> bool {
+        match self {
+            Dataplane::Nftables(nft) => nft.is_known(),
+        }
+    }
+
+    /// Commits what changed. After an error the state is not known any more.
+    pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
+        match self {
+            Dataplane::Nftables(nft) => nft.apply(delta, nodes, now),
+        }
+    }
+
+    /// Reads what is in the kernel, and writes what differs from these frontends.
+    pub fn reconcile<'a>(
+        &mut self,
+        frontends: impl Fn() -> Vec<(FrontendKey, &'a Frontend)>,
+        nodes: &[Node; 2],
+        now: Instant,
+    ) -> Result<Written> {
+        match self {
+            Dataplane::Nftables(nft) => nft.reconcile(frontends, nodes, now),
+        }
+    }
+
+    /// Frontends and endpoints of a family that are in the kernel.
+    pub fn counts(&self, family: Family) -> (usize, usize) {
+        match self {
+            Dataplane::Nftables(nft) => nft.counts(family),
+        }
+    }
+}

@@ -8,7 +8,7 @@ use netpol::evaluate::{self, End, Flow};
 
 use super::View;
 use crate::cluster::{Protocol, ServiceName};
-use crate::dataplane::nftables::FAMILIES;
+use crate::dataplane::FAMILIES;
 use crate::service::{Address, FrontendKey};
 
 /// Without policies nobody has told of pods.

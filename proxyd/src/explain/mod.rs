@@ -12,7 +12,7 @@ use netpol::evaluate::{End, owner};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Protocol};
-use crate::dataplane::nftables::{FAMILIES, Node, NodePorts, PodTraffic};
+use crate::dataplane::{FAMILIES, Node, NodePorts, PodTraffic};
 use crate::service::{Address, Backend, Frontend, FrontendKey, Masquerade, Resolution, Table};
 use ends::{Origin, Source, Target};
 use judge::{Candidate, Judgement, candidate, judge};

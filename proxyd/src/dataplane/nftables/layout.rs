@@ -6,52 +6,7 @@ use netlink::nftables::{
 use netlink::{Family, fnv1a};
 
 use super::names::{Keys, SetId, Target, table};
-
-/// How traffic of the cluster's own pods is told from other traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PodTraffic {
-    /// By its source address: set `pod-cidrs`.
-    Source,
-    /// By the interface it comes in by.
-    Interface(String),
-    /// By the beginning of the interface's name.
-    InterfacePrefix(String),
-    /// It cannot be told: no short circuits, no masquerade of what comes from elsewhere.
-    Unknown,
-}
-
-impl PodTraffic {
-    pub(super) fn is_interface(&self) -> bool {
-        matches!(self, PodTraffic::Interface(_) | PodTraffic::InterfacePrefix(_))
-    }
-}
-
-/// On which addresses node ports answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodePorts {
-    /// On every address of the node, but loopback.
-    Everywhere,
-    /// On those in the set `nodeport-addresses`.
-    Listed,
-    /// On the node's addresses that are in the networks of that set.
-    InNetworks,
-}
-
-/// What the rules of a family depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The bit of the packet mark that asks for masquerade, between our chains only.
-    pub masquerade_mark: u32,
-    /// Whether every connection to a ClusterIP is masqueraded.
-    pub masquerade_all: bool,
-    /// How pods' traffic is told.
-    pub pod_traffic: PodTraffic,
-    /// Where node ports answer.
-    pub nodeports: NodePorts,
-    /// Whether TCP segments that conntrack cannot place are dropped where they would be forwarded: the
-    /// receiver would answer an untranslated one with a reset.
-    pub drop_invalid: bool,
-}
+use crate::dataplane::{NodePorts, PodTraffic, Settings};
 
 /// A rule: what it says of itself, and what it does.
 pub(super) struct Rule {

@@ -32,9 +32,9 @@ use netlink::nftables::{Generation, NftSocket, Transaction};
 use netlink::{Error, Family, Prefix, Result};
 
 pub use counters::{Counted, Counters, Reason};
-pub use layout::{NodePorts, PodTraffic, Settings};
 pub use render::render;
 
+use super::{FAMILIES, Node, Written, index};
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
 use chains::Chains;
@@ -45,9 +45,6 @@ use layout::Layout;
 use names::{Keys, SetId, Target};
 use state::State;
 
-/// Both families, in the order in which everything is kept.
-pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
 /// Elements after which a transaction is committed, so that others are not kept waiting.
 const CHUNK: usize = 8192;
 /// How often the tables are read anew when others write meanwhile.
@@ -56,54 +53,20 @@ const ATTEMPTS: usize = 50;
 /// Something has to be written, so what is there must be known for sure.
 const UNSETTLED: netlink::Errno = netlink::Errno::AGAIN;
 
-fn index(family: Family) -> usize {
-    match family {
-        Family::V4 => 0,
-        Family::V6 => 1,
+/// The elements that a node's settings need.
+fn node_items(node: &Node, family: Family) -> Vec<Item> {
+    let mut items = Vec::new();
+    let sets = [
+        (SetId::PodCidrs, &node.pod_cidrs),
+        (SetId::NodePortAddresses, &node.nodeport_addresses),
+        (SetId::ServiceCidrs, &node.service_cidrs),
+    ];
+    for (set, prefixes) in sets {
+        let own: Vec<Prefix> =
+            prefixes.iter().copied().filter(|prefix| prefix.family() == family).collect();
+        range_items(set, &own, &mut items);
     }
-}
-
-/// What a family's table holds besides Services.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// What the rules depend on.
-    pub settings: Settings,
-    /// Addresses of the cluster's pods.
-    pub pod_cidrs: Vec<Prefix>,
-    /// Addresses on which node ports answer.
-    pub nodeport_addresses: Vec<Prefix>,
-    /// Ranges that ClusterIPs come from.
-    pub service_cidrs: Vec<Prefix>,
-}
-
-impl Node {
-    fn items(&self, family: Family) -> Vec<Item> {
-        let mut items = Vec::new();
-        let sets = [
-            (SetId::PodCidrs, &self.pod_cidrs),
-            (SetId::NodePortAddresses, &self.nodeport_addresses),
-            (SetId::ServiceCidrs, &self.service_cidrs),
-        ];
-        for (set, prefixes) in sets {
-            let own: Vec<Prefix> =
-                prefixes.iter().copied().filter(|prefix| prefix.family() == family).collect();
-            range_items(set, &own, &mut items);
-        }
-        items
-    }
-}
-
-/// What was written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Elements added and deleted.
-    pub elements: u64,
-    /// Transactions.
-    pub transactions: u64,
-    /// Bytes sent to the kernel.
-    pub bytes: u64,
-    /// What else was not as it should have been, found by a full comparison.
-    pub repairs: Vec<String>,
+    items
 }
 
 /// Services in nftables.
@@ -180,8 +143,8 @@ impl Nftables {
                 let there = depend.into_iter().filter(|target| chains.contains(*target));
                 changes.rewrite.extend(there.map(|target| (family, target)));
             }
-            let old = known.map(|known| known.items(family)).unwrap_or_default();
-            changes.differ(family, difference(old, node.items(family)));
+            let old = known.map(|known| node_items(known, family)).unwrap_or_default();
+            changes.differ(family, difference(old, node_items(node, family)));
         }
         let nodes = nodes.clone();
         let entries = delta.iter().map(|(key, frontend)| (*key, frontend.as_ref()));
@@ -306,7 +269,7 @@ impl Nftables {
             }
             changes.rewrite.extend(found.broken_targets.drain(..).map(|target| (family, target)));
             let node = &nodes[index(family)];
-            changes.differ(family, difference(found.node_items(), node.items(family)));
+            changes.differ(family, difference(found.node_items(), node_items(node, family)));
         }
         self.state.adopt(&frontends, &found, now);
         let whole = !changes.recreate.is_empty() && found.iter().any(|found| found.exists);

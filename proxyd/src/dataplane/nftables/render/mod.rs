@@ -36,7 +36,7 @@ pub fn render<'a>(
     let mut state = State::default();
     let mut changes = Changes::default();
     for (family, node) in FAMILIES.into_iter().zip(nodes) {
-        changes.differ(family, difference(Vec::new(), node.items(family)));
+        changes.differ(family, difference(Vec::new(), super::node_items(node, family)));
     }
     let mut entries: Vec<_> = frontends.into_iter().map(|(key, f)| (key, Some(f))).collect();
     state.sort(&mut entries);

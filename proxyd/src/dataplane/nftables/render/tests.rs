@@ -6,11 +6,12 @@ use netlink::Family;
 use netlink::nftables::{Compare, Ct, Expression, Meta, Payload, RejectWith, Verdict};
 
 use super::super::Node;
-use super::super::layout::{Layout, NodePorts, PodTraffic, R, Settings};
+use super::super::layout::{Layout, R};
 use super::super::names::{Keys, List, Pick, SetId, Target};
 use super::render;
 use super::rule::statements;
 use crate::cluster::{Affinity, Protocol, ServiceName, ServicePortName};
+use crate::dataplane::{NodePorts, PodTraffic, Settings};
 use crate::service::{Address, Backend, Frontend, FrontendKey, Lists, Masquerade, Resolution};
 
 fn number(number: u32) -> Vec<u8> {
