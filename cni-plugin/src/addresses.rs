@@ -1,9 +1,11 @@
 //! Addresses of an attachment: from our own IPAM or a delegate's, and what follows from them.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use netlink::{Family, Prefix};
+use netlink::{Family, Prefix, RouteSocket};
 
+use crate::attachment::Owner;
 use crate::config::{Config, Ipam};
 use crate::delegate::Delegate;
 use crate::environment::Environment;
@@ -66,7 +68,8 @@ impl<'a> AddressSource<'a> {
     fn add_host_local(&self, ranges: &ipam::Config) -> Result<AddResult> {
         let Config { name, requested_ips, requested_mac, .. } = self.config;
         let attachment = self.attachment();
-        let given = ranges.add(name, &attachment, requested_ips, requested_mac.is_some())?;
+        let add = || ranges.add(name, &attachment, requested_ips, requested_mac.is_some());
+        let given = self.with_room(ranges, add)?;
         let ip =
             |a: &ipam::Allocation| Ip { interface: None, address: a.address, gateway: a.gateway };
         Ok(AddResult {
@@ -76,6 +79,34 @@ impl<'a> AddressSource<'a> {
             stale_neighbours: given.iter().any(|a| a.stale_neighbours),
             ..AddResult::default()
         })
+    }
+
+    /// Does what needs a free address. If there is none, those of attachments whose link is gone are freed
+    /// first: no runtime may ever ask for that.
+    fn with_room<T>(
+        &self,
+        ranges: &ipam::Config,
+        attempt: impl Fn() -> ipam::Result<T>,
+    ) -> Result<T> {
+        let exhausted = match attempt() {
+            Err(error @ ipam::Error::Exhausted(_)) => error,
+            outcome => return Ok(outcome?),
+        };
+        let network = &self.config.name;
+        let links = RouteSocket::open().and_then(|mut socket| socket.links());
+        // Without the list nothing is known to be dead.
+        let Ok(links) = links else { return Err(exhausted.into()) };
+        let names: HashSet<String> = links.into_iter().map(|link| link.name).collect();
+        let is_dead = |attachment: &ipam::Attachment| {
+            let owner = Owner { network: network.clone(), attachment: attachment.clone() };
+            !names.contains(&owner.host_link())
+        };
+        for (attachment, address) in ranges.reclaim(network, is_dead)? {
+            eprintln!(
+                "viaduct: network {network:?}: {address} is free again: the link of {attachment} is gone"
+            );
+        }
+        Ok(attempt()?)
     }
 
     /// Takes back what an ADD that failed later was given.
@@ -114,7 +145,7 @@ impl<'a> AddressSource<'a> {
     pub(crate) fn status(&self) -> Result<()> {
         match &self.config.ipam {
             Ipam::None => Ok(()),
-            Ipam::HostLocal(ranges) => Ok(ranges.status(&self.config.name)?),
+            Ipam::HostLocal(ranges) => self.with_room(ranges, || ranges.status(&self.config.name)),
             Ipam::Delegate(name) => self.delegate(name).call("STATUS"),
         }
     }

@@ -140,3 +140,20 @@ fn rules_outlive_the_daemon_and_come_back() {
     });
     denied("after the repair");
 }
+
+#[test]
+fn a_pod_that_ended_while_no_daemon_ran_is_forgotten() {
+    let world = World::new();
+    let [mut daemon, _other] = world.daemons("backend: host-gw\n");
+    let attachments = world.n1.folder().join("attachments");
+    let count = || std::fs::read_dir(&attachments).unwrap().count();
+    let [_stays, ends] = ["stays", "ends"].map(|name| world.pod(&world.n1, name, &json!({})));
+    assert_eq!(count(), 2);
+    daemon.kill();
+    // Nobody calls DEL.
+    let link = ends.result()["interfaces"][1]["name"].as_str().unwrap();
+    world.n1.namespace().command("ip", &["link", "del", link]);
+    daemon.start_again();
+    assert_eq!(count(), 1);
+    assert!(daemon.log().contains("forgot 1 pods that ended while no daemon ran"));
+}

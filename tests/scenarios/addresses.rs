@@ -1,6 +1,8 @@
 //! Addresses: requests, exhaustion, delegates, GC and STATUS, a full disk.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use testnet::{Cni, Host, Lan, Network, Node, programs, skip};
@@ -74,6 +76,40 @@ fn an_exhausted_range_fails_add_and_status_and_a_free_address_mends_both() {
     pod.delete();
     status(&node, &network).result();
     node.pod(&network, "b").delete();
+}
+
+#[test]
+fn a_full_range_takes_back_what_dead_attachments_hold() {
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    let network = Network::bridge("net").subnet("10.1.0.0/30");
+    let pod = node.pod(&network, "a");
+    let link = pod.result()["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let lease = node.lease_file("net", "10.1.0.2");
+    let old = SystemTime::now() - Duration::from_secs(600);
+    let age = || File::open(&lease).unwrap().set_modified(old).unwrap();
+
+    // An old lease whose link is there is nobody else's.
+    age();
+    assert_eq!(node.try_pod(&network, "b").err().expect("exhaustion").error().0, 110);
+    assert_eq!(status(&node, &network).error().0, 50);
+    // Nor is a new one whose link is not there yet.
+    node.namespace().command("ip", &["link", "del", &link]);
+    File::open(&lease).unwrap().set_modified(SystemTime::now()).unwrap();
+    assert_eq!(node.try_pod(&network, "b").err().expect("exhaustion").error().0, 110);
+    age();
+    status(&node, &network).result();
+    let other = node.pod(&network, "b");
+    assert_eq!(other.result()["ips"][0]["address"], "10.1.0.2/30");
+    // The dead one's late DEL does not take it.
+    pod.delete();
+    assert_eq!(node.leases("net").len(), 1);
+
+    // The reference plugin's leases have other links: they stay.
+    other.delete();
+    std::fs::write(&lease, "somebody\r\neth0").unwrap();
+    age();
+    assert_eq!(node.try_pod(&network, "c").err().expect("exhaustion").error().0, 110);
 }
 
 #[test]

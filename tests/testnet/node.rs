@@ -102,6 +102,11 @@ impl Node {
         leases
     }
 
+    /// The file of a reservation.
+    pub fn lease_file(&self, network: &str, address: &str) -> PathBuf {
+        self.data_dir().join(network).join(address)
+    }
+
     /// A new container with the runtime's loopback up, not attached to anything.
     pub fn container(&self, name: &str) -> Namespace {
         let namespace = Namespace::new(name);

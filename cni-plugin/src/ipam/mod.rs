@@ -16,6 +16,7 @@ mod store;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netlink::Prefix;
 
@@ -23,6 +24,9 @@ pub(crate) use config::{Config, Dns, Route};
 
 use crate::error::code;
 use store::{Reservation, Store};
+
+/// A reservation that is not older may belong to an ADD that has not made its link yet.
+const NEW: Duration = Duration::from_secs(120);
 
 /// One interface of one container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,6 +192,27 @@ impl Config {
         for reservation in stale(store.reservations()?, valid) {
             store.release(reservation.address)?;
             freed.push(reservation.address);
+        }
+        store.sweep()?;
+        Ok(freed)
+    }
+
+    /// Frees the addresses of attachments that are dead: somebody killed their ADD, or deleted their link
+    /// and never called DEL. What was reserved lately may have no link yet. Tells what it freed.
+    pub(crate) fn reclaim(
+        &self,
+        network: &str,
+        is_dead: impl Fn(&Attachment) -> bool,
+    ) -> Result<Vec<(Attachment, IpAddr)>> {
+        let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = now.saturating_sub(NEW).as_secs() as i64;
+        let mut freed = Vec::new();
+        for reservation in store.own_before(since)? {
+            if let Some(attachment) = reservation.attachment().filter(&is_dead) {
+                store.release(reservation.address)?;
+                freed.push((attachment, reservation.address));
+            }
         }
         store.sweep()?;
         Ok(freed)

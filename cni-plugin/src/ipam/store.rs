@@ -190,6 +190,18 @@ impl Store {
         Ok(reservations.iter().find(|r| r.belongs_to(attachment)).map(|r| r.address))
     }
 
+    /// Our own reservations that were made before `since` (seconds since 1970). Those of the reference
+    /// plugin have no second name.
+    pub(super) fn own_before(&self, since: i64) -> Result<Vec<Reservation>> {
+        let is_old = |name: &str| {
+            let stat = statat(&self.dir, name, AtFlags::empty());
+            stat.is_ok_and(|stat| stat.st_nlink > 1 && stat.st_mtime < since)
+        };
+        let mut reservations = self.reservations()?;
+        reservations.retain(|reservation| is_old(&reservation.address.to_string()));
+        Ok(reservations)
+    }
+
     /// Removes second names whose first is gone.
     pub(super) fn sweep(&self) -> Result<()> {
         for name in self.list(|name| name.starts_with(MARK_PREFIX).then(|| name.to_owned()))? {

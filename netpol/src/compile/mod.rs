@@ -45,6 +45,8 @@ pub struct Attachment {
     pub uid: Arc<str>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The node's end of its link; empty if the plugin did not tell.
+    pub interface: Arc<str>,
 }
 
 /// What changed since it was asked last.

@@ -18,7 +18,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let attachment = (pod_name(), name(&["", "1"]), prop::collection::vec(address(), 1..3))
-        .prop_map(|(pod, uid, addresses)| Attachment { pod, uid, addresses });
+        .prop_map(|(pod, uid, addresses)| Attachment { pod, uid, addresses, interface: "".into() });
     prop_oneof![
         4 => (pod_name(), prop::option::weighted(0.8, pod())).prop_map(|(n, p)| Event::Change(Change::Pod(n, p))),
         2 => (name(&["x", "y"]), prop::option::weighted(0.9, namespace()))

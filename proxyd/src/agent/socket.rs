@@ -88,6 +88,8 @@ struct Report {
     container: String,
     ifname: String,
     #[serde(default)]
+    interface: String,
+    #[serde(default)]
     ips: Vec<IpAddr>,
     pod: PodIdentity,
 }
@@ -159,7 +161,12 @@ impl Asked {
         let id = report.id();
         let PodIdentity { namespace, name, uid } = report.pod;
         let pod = PodName { namespace: namespace.into(), name: name.into() };
-        let attachment = Attachment { pod, uid: uid.into(), addresses: report.ips };
+        let attachment = Attachment {
+            pod,
+            uid: uid.into(),
+            addresses: report.ips,
+            interface: report.interface.into(),
+        };
         let (answer, received) = channel();
         let ended = || "the policy thread has ended".to_owned();
         policies

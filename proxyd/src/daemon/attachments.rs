@@ -1,6 +1,7 @@
 //! Attachments of pods as files, so that a daemon that starts anew knows addresses that the API server does
 //! not know yet.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ struct Stored {
     name: String,
     uid: String,
     addresses: Vec<IpAddr>,
+    #[serde(default)]
+    interface: String,
 }
 
 /// The folder with a file for each attachment.
@@ -45,6 +48,17 @@ impl Attachments {
         all
     }
 
+    /// Forgets those whose link is no more: their pod ended while nobody listened. Without the list of links
+    /// (`None`) nothing is known to have ended.
+    pub(super) fn forget_ended(&self, links: Option<&HashSet<String>>) -> usize {
+        let Some(links) = links else { return 0 };
+        let ended = |(_, attachment): &(_, Attachment)| {
+            !attachment.interface.is_empty() && !links.contains(&*attachment.interface)
+        };
+        let all = self.read().into_iter().filter(ended);
+        all.inspect(|(id, _)| self.remove(id)).count()
+    }
+
     pub(super) fn write(&self, id: &str, attachment: &Attachment) -> Result<()> {
         anyhow::ensure!(is_name(id), "{id:?} is no name of an attachment");
         let stored = Stored {
@@ -52,6 +66,7 @@ impl Attachments {
             name: attachment.pod.name.to_string(),
             uid: attachment.uid.to_string(),
             addresses: attachment.addresses.clone(),
+            interface: attachment.interface.to_string(),
         };
         write_if_changed(&self.0.join(id), &serde_json::to_vec(&stored)?, 0o600).map(drop)
     }
@@ -77,6 +92,7 @@ impl From<Stored> for Attachment {
             pod: PodName { namespace: stored.namespace.into(), name: stored.name.into() },
             uid: stored.uid.into(),
             addresses: stored.addresses,
+            interface: stored.interface.into(),
         }
     }
 }
@@ -93,13 +109,18 @@ mod tests {
             pod: PodName { namespace: "ns".into(), name: "a".into() },
             uid: "1".into(),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            interface: "vd1".into(),
         };
         attachments.write("one@eth0", &attachment).unwrap();
         assert!(attachments.write("../one", &attachment).is_err());
         fs::write(folder.path().join("new/broken"), "{").unwrap();
         fs::write(folder.path().join("new/.half"), "{").unwrap();
         assert_eq!(attachments.read(), [("one@eth0".into(), attachment)]);
-        attachments.remove("one@eth0");
+        let links = |name: &str| HashSet::from([name.to_owned()]);
+        assert_eq!(attachments.forget_ended(None), 0);
+        assert_eq!(attachments.forget_ended(Some(&links("vd1"))), 0);
+        assert_eq!(attachments.read().len(), 1);
+        assert_eq!(attachments.forget_ended(Some(&links("vd2"))), 1);
         attachments.remove("one@eth0");
         assert_eq!(attachments.read(), []);
     }
