@@ -11,8 +11,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Those of `KUBEBUILDER_ASSETS` if that is set; else those that `tests/cluster/build.py` built, and
-    /// the system's etcd. The error says what is missing.
+    /// Those of `KUBEBUILDER_ASSETS` if that is set; else those that `tests/cluster/build.py` built, or for
+    /// etcd the system's. The error says what is missing.
     pub(crate) fn find() -> Result<Programs, String> {
         let there = |path: PathBuf| {
             if path.is_file() { Ok(path) } else { Err(format!("there is no {}", path.display())) }
@@ -26,7 +26,8 @@ impl Programs {
             });
         }
         let built = |name| there(cache().join("cluster/bin").join(name));
-        let etcd = testnet::programs::installed("etcd").ok_or("etcd is not installed")?;
+        let installed = || testnet::programs::installed("etcd").ok_or("etcd is not installed");
+        let etcd = built("etcd").or_else(|_| installed())?;
         Ok(Programs { etcd, apiserver: built("kube-apiserver")?, kubectl: built("kubectl")? })
     }
 }

@@ -31,6 +31,8 @@ def commands(module, names):
     if module == "containerd":
         flags = ["-tags", "no_btrfs,no_zfs,no_devmapper", "-ldflags", "-s -w"]
         return {name: (["build", *flags], f"github.com/containerd/containerd/v2/cmd/{name}") for name in names}
+    if module == "etcd":
+        return {"etcd": (["build", "-ldflags", "-s -w"], "go.etcd.io/etcd/server/v3")}
     if module == "coredns":
         return {"coredns": (["build", "-ldflags", "-s -w"], ".")}
     version = version_of("kubernetes", "k8s.io/kubernetes")
@@ -50,7 +52,7 @@ def commands(module, names):
 
 def build(names=None, e2e=False):
     """Builds what is missing; returns the folder."""
-    wanted = {"kubernetes": KUBERNETES + (E2E if e2e else ["agnhost"]), "containerd": CONTAINERD, "coredns": ["coredns"]}
+    wanted = {"kubernetes": KUBERNETES + (E2E if e2e else ["agnhost"]), "containerd": CONTAINERD, "coredns": ["coredns"], "etcd": ["etcd"]}
     bin_dir = os.path.join(cache(), "bin")
     os.makedirs(bin_dir, exist_ok=True)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -trimpath -mod=mod", "GOTOOLCHAIN": "local"}

@@ -174,7 +174,7 @@ contexts: [{{name: viaduct, context: {{cluster: viaduct, user: admin}}}}]
 current-context: viaduct
 """, "kubeconfig")
         client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
-        start("etcd", inside + ["etcd", f"--data-dir={path('etcd')}", "--unsafe-no-fsync", f"--listen-client-urls={client}",
+        start("etcd", inside + [program("etcd"), f"--data-dir={path('etcd')}", "--unsafe-no-fsync", f"--listen-client-urls={client}",
                                 f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
                                 f"--initial-cluster=default={peer}"])
         services, key = self.addresses.joined("services"), path("sa.key")

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
-use testnet::{Host, Lan, programs};
+use testnet::{Host, Lan};
 
 use super::api::{Api, Connection};
 use crate::process::Program;
@@ -41,7 +41,7 @@ impl ControlPlane {
         fs::write(path("tokens.csv"), format!("{TOKEN},bench,1,\"system:masters\"\n"))?;
         let key = path("sa.key");
         lan.namespace().command("openssl", &["genrsa", "-out", &key, "2048"]);
-        let etcd = programs::installed("etcd").context("etcd is not installed")?;
+        let etcd = kubernetes_program("etcd")?;
         let apiserver = kubernetes_program("kube-apiserver")?;
         let etcd = [
             &etcd.display().to_string(),

@@ -26,9 +26,10 @@ const MANY_ENDPOINTS: Size = Size { services: 5000, endpoints: 20 };
 
 /// `rounds` starts of ours; twenty times as many changes.
 pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
-    for name in ["kube-proxy", "kube-apiserver"] {
+    for name in ["kube-proxy", "kube-apiserver", "etcd"] {
         let output = Command::new(kubernetes_program(name)?).arg("--version").output()?;
-        report.peer(&format!("{name} {}", String::from_utf8_lossy(&output.stdout).trim()));
+        let text = String::from_utf8_lossy(&output.stdout);
+        report.peer(&format!("{name} {}", text.lines().next().unwrap_or_default()));
     }
     thousand_nodes(report, rounds)?;
     beside_kube_proxy(report, SMALL, rounds)?;
@@ -41,11 +42,12 @@ pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
 
 /// What must be there.
 pub(crate) fn check() -> Result<()> {
-    for program in ["etcd", "openssl", "nft", "setpriv"] {
+    for program in ["openssl", "nft", "setpriv"] {
         testnet::programs::installed(program)
             .with_context(|| format!("{program} is not installed"))?;
     }
-    kubernetes_program("kube-apiserver").and(kubernetes_program("kube-proxy")).map(drop)
+    let needed = ["etcd", "kube-apiserver", "kube-proxy"];
+    needed.into_iter().try_for_each(|name| kubernetes_program(name).map(drop))
 }
 
 fn thousand_nodes(report: &mut Report, rounds: usize) -> Result<()> {
