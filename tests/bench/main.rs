@@ -6,6 +6,7 @@
 mod cluster;
 mod cni;
 mod overlay_peers;
+mod policy;
 mod process;
 mod report;
 mod services;
@@ -46,6 +47,11 @@ fn main() -> Result<()> {
             cluster::measure(&mut report, runs.unwrap_or(5))?;
             report.finish(&output, "cluster")
         }
-        _ => bail!("what to measure: cni, services or cluster"),
+        "policy" => {
+            let mut report = report::Report::default();
+            policy::measure(&mut report, runs.unwrap_or(5))?;
+            report.finish(&output, "policy")
+        }
+        _ => bail!("what to measure: cni, services, policy or cluster"),
     }
 }

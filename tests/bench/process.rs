@@ -58,10 +58,19 @@ impl Drop for Program {
 
 /// The most memory that a process had in use, in MB.
 pub(crate) fn peak_memory(pid: u32) -> Result<f64> {
+    status(pid, "VmHWM:")
+}
+
+/// The memory that a process has in use, in MB.
+pub(crate) fn memory(pid: u32) -> Result<f64> {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, name: &'static str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes: f64 =
-        line.context("VmHWM")?.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
+        line.context(name)?.trim().trim_end_matches(" kB").parse().context(name)?;
     Ok(kilobytes * 1024.0 / 1e6)
 }
 

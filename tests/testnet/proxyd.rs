@@ -201,6 +201,15 @@ impl<'n> Proxyd<'n> {
         });
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    ///
+    /// If it was stopped.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running proxyd").id()
+    }
+
     /// Whether it has not ended.
     pub fn is_running(&mut self) -> bool {
         let child = self.child.as_mut();

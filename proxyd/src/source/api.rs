@@ -45,6 +45,8 @@ pub struct Metadata {
     pub labels: Option<BTreeMap<String, Option<String>>>,
     /// Annotations.
     pub annotations: Option<BTreeMap<String, Option<String>>>,
+    /// The version of the object, for the API client.
+    pub resource_version: Option<String>,
     /// Set once the object is being deleted.
     pub deletion_timestamp: Option<String>,
 }

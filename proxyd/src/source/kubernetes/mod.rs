@@ -26,8 +26,8 @@ use watch::{Seen, Watches, What};
 /// Whoever moves an endpoint from one slice to another changes two objects in a row: what comes within
 /// this time is one change.
 const TOGETHER: Duration = Duration::from_micros(500);
-/// Events taken in at once.
-const BATCH: usize = 10_000;
+/// Events taken in at once. They are larger than what is kept of them.
+const BATCH: usize = 512;
 /// Kinds that must have been listed before Services are programmed.
 const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
 /// Kinds that must have been listed before policies are.

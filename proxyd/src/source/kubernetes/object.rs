@@ -1,5 +1,4 @@
-//! Objects as the API client hands them over: the fields of [`api::Document`], and the metadata that the
-//! client itself needs.
+//! Objects as the API client hands them over.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -9,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicResourceScope;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::super::api;
 
@@ -117,61 +116,54 @@ impl Kind for ClusterNetworkPolicies {
 /// An object of a kind.
 #[derive(Clone, Debug)]
 pub(super) struct ApiObject<K> {
+    /// What the client itself needs: names and version.
     metadata: ObjectMeta,
-    /// Or why they cannot be: one such object is not to spoil the list that it is in.
-    fields: Result<Fields, String>,
+    document: Box<api::Document>,
+    /// Why there is no more of it than its metadata: one such object is not to spoil the list that it is in.
+    unreadable: Option<String>,
     kind: PhantomData<K>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields {
-    spec: Option<api::Spec>,
-    status: Option<api::Status>,
-    address_type: Option<String>,
-    endpoints: Option<Vec<api::Endpoint>>,
-    ports: Option<Vec<api::EndpointPort>>,
+/// What every object has.
+#[derive(Deserialize)]
+struct OnlyMetadata {
+    metadata: Option<api::Metadata>,
 }
 
 impl<'de, K> Deserialize<'de> for ApiObject<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Value::deserialize(deserializer)?;
-        let metadata = ObjectMeta::deserialize(&object["metadata"]).map_err(D::Error::custom)?;
-        let fields = Fields::deserialize(&object).map_err(|error| error.to_string());
-        Ok(ApiObject { metadata, fields, kind: PhantomData })
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let (document, unreadable) = match serde_json::from_str::<api::Document>(text.get()) {
+            Ok(document) => (document, None),
+            Err(error) => {
+                let OnlyMetadata { metadata } =
+                    serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+                let why = error.to_string();
+                // Where in its line says nothing to whoever reads it.
+                let why = why.split(" at line ").next().unwrap_or_default().to_owned();
+                (api::Document { metadata, ..api::Document::default() }, Some(why))
+            }
+        };
+        let own = |field: fn(&api::Metadata) -> &Option<String>| {
+            document.metadata.as_ref().and_then(|metadata| field(metadata).clone())
+        };
+        let metadata = ObjectMeta {
+            name: own(|metadata| &metadata.name),
+            namespace: own(|metadata| &metadata.namespace),
+            resource_version: own(|metadata| &metadata.resource_version),
+            ..ObjectMeta::default()
+        };
+        Ok(ApiObject { metadata, document: Box::new(document), unreadable, kind: PhantomData })
     }
 }
 
 impl<K: Kind> ApiObject<K> {
-    /// The same as a document, and why there is no more of it than its name.
-    pub(super) fn into_document(self) -> (api::Document, Option<String>) {
-        let metadata = self.metadata;
-        let texts = |map: Option<std::collections::BTreeMap<String, String>>| {
-            map.map(|map| map.into_iter().map(|(key, value)| (key, Some(value))).collect())
-        };
-        let (fields, unreadable) = match self.fields {
-            Ok(fields) => (fields, None),
-            Err(error) => (Fields::default(), Some(error)),
-        };
-        let document = api::Document {
-            api_version: Some(<Self as kube::Resource>::api_version(&()).into_owned()),
-            kind: Some(K::KIND.to_owned()),
-            metadata: Some(api::Metadata {
-                name: metadata.name,
-                namespace: metadata.namespace,
-                uid: metadata.uid,
-                labels: texts(metadata.labels),
-                annotations: texts(metadata.annotations),
-                deletion_timestamp: metadata.deletion_timestamp.map(|time| time.0.to_string()),
-            }),
-            spec: fields.spec,
-            status: fields.status,
-            address_type: fields.address_type,
-            endpoints: fields.endpoints,
-            ports: fields.ports,
-            items: None,
-        };
-        (document, unreadable)
+    /// The same as a document, and why there is no more of it than its metadata.
+    pub(super) fn into_document(self) -> (Box<api::Document>, Option<String>) {
+        let mut document = self.document;
+        document.api_version = Some(<Self as kube::Resource>::api_version(&()).into_owned());
+        document.kind = Some(K::KIND.to_owned());
+        (document, self.unreadable)
     }
 }
 

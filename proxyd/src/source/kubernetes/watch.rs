@@ -179,7 +179,7 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
             listed = true;
             (vec![What::ListEnds], false)
         }
-        Ok(Event::Delete(object)) => (vec![What::Gone(Box::new(object.into_document().0))], false),
+        Ok(Event::Delete(object)) => (vec![What::Gone(object.into_document().0)], false),
         // A server without this kind has no objects of it, and is not asked again soon. One that had them
         // says so in error, or somebody in between does.
         Err(error) if K::OPTIONAL && !listed && has_status(&error, 404) => {
@@ -238,8 +238,8 @@ where
 
 fn is<K: Kind>(object: ApiObject<K>) -> What {
     match object.into_document() {
-        (document, None) => What::Is(Box::new(document)),
-        (document, Some(error)) => What::Unreadable(Box::new(document), error),
+        (document, None) => What::Is(document),
+        (document, Some(error)) => What::Unreadable(document, error),
     }
 }
 
