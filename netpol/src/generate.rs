@@ -121,12 +121,12 @@ pub(crate) fn pod() -> impl Strategy<Value = Pod> {
         prop::collection::vec(port, 0..2),
     );
     parts.prop_map(|(uid, labels, addresses, node, host_network, ports)| Pod {
-        uid,
+        uid: (&*uid).into(),
         labels,
         addresses: addresses.into_iter().collect(),
         node,
         host_network,
-        ports,
+        ports: ports.into(),
     })
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             if alone && !pod.host_network {
                 let address =
                     [IpAddr::from([10, 0, 0, at]), [0xfd00, 0, 0, 0, 0, 0, 0, at.into()].into()];
-                pod.addresses = address.to_vec();
+                pod.addresses = address.into();
             }
             (name, pod)
         };

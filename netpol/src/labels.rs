@@ -13,6 +13,11 @@ impl Labels {
         self.0.get(at).map(|(_, value)| &**value)
     }
 
+    /// Whether nobody shares them.
+    pub fn is_only_copy(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// All labels, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))

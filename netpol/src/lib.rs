@@ -20,4 +20,4 @@ mod world;
 pub use cidr::{Cidr, CidrError};
 pub use labels::{Labels, Requirement, Selector};
 pub use model::{ClusterPolicy, Policy, PolicyName, Protocol};
-pub use world::{ContainerPort, Namespace, Node, Pod, PodName, World};
+pub use world::{ContainerPort, Namespace, Node, Pod, PodName, Uid, World};

@@ -43,21 +43,43 @@ pub struct ContainerPort {
     pub number: u16,
 }
 
-/// A pod that has not ended.
+/// A UID, by a number that follows from it: two are never the same by chance. None is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(u64);
+
+impl Uid {
+    /// Whether they can be those of the same object: one that is not known can be any.
+    pub fn may_be(self, other: Uid) -> bool {
+        self.0 == 0 || other.0 == 0 || self == other
+    }
+}
+
+impl From<&str> for Uid {
+    fn from(text: &str) -> Uid {
+        // FNV-1a.
+        let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        match text {
+            "" => Uid::default(),
+            _ => Uid(text.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, hash).max(1)),
+        }
+    }
+}
+
+/// A pod that has not ended. There may be very many, so what they have in common is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// Tells it from an earlier pod of the same name.
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// Its labels.
     pub labels: Labels,
     /// Its addresses, one per family; none as long as it has none.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// The node where it runs.
     pub node: Arc<str>,
     /// Whether it lives in the node's own network: then it is the node, to policies.
     pub host_network: bool,
     /// Ports that have a name.
-    pub ports: Vec<ContainerPort>,
+    pub ports: Arc<[ContainerPort]>,
 }
 
 /// A node.

@@ -301,7 +301,7 @@ impl Builder<'_> {
     /// Ports of an address that have a name: all who claim the address must call the port so.
     fn named(&self, address: IpAddr, protocol: Protocol, name: &Arc<str>) -> Vec<u16> {
         let numbers = |pod: &PodName| {
-            let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &pod.ports);
+            let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &*pod.ports);
             let ports = ports.filter(|port| port.name == *name && port.protocol == protocol);
             ports.map(|port| port.number).collect::<Vec<u16>>()
         };

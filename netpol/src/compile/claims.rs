@@ -3,44 +3,79 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::world::PodName;
+use crate::world::{PodName, World};
 
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    of_address: HashMap<IpAddr, Vec<PodName>>,
-    of_pod: HashMap<PodName, Vec<IpAddr>>,
+    of_address: HashMap<IpAddr, Claimants>,
+    /// Pods that claim something else than what the API server says they have.
+    others: HashMap<PodName, Vec<IpAddr>>,
+}
+
+/// Nearly always it is one.
+#[derive(Debug)]
+enum Claimants {
+    One(PodName),
+    More(Vec<PodName>),
+}
+
+impl Claimants {
+    fn all(&self) -> &[PodName] {
+        match self {
+            Claimants::One(name) => std::slice::from_ref(name),
+            Claimants::More(names) => names,
+        }
+    }
 }
 
 impl Claims {
     /// The addresses of a pod.
-    pub(super) fn of_pod(&self, name: &PodName) -> &[IpAddr] {
-        self.of_pod.get(name).map_or(&[], Vec::as_slice)
+    pub(super) fn of_pod<'a>(&'a self, world: &'a World, name: &PodName) -> &'a [IpAddr] {
+        if let Some(addresses) = self.others.get(name) {
+            return addresses;
+        }
+        let pod = world.pods.get(name).filter(|pod| !pod.host_network);
+        pod.map_or(&[], |pod| &pod.addresses)
     }
 
     /// Everybody who claims an address.
     pub(super) fn of_address(&self, address: IpAddr) -> &[PodName] {
-        self.of_address.get(&address).map_or(&[], Vec::as_slice)
+        self.of_address.get(&address).map_or(&[], Claimants::all)
     }
 
-    /// A pod has these addresses now. Tells who shares an address with it, or did.
-    pub(super) fn set(&mut self, name: &PodName, addresses: Vec<IpAddr>) -> Vec<PodName> {
+    /// A pod that claimed the addresses `before` claims others now. Tells who shares an address with it, or did.
+    pub(super) fn set(
+        &mut self,
+        world: &World,
+        name: &PodName,
+        before: &[IpAddr],
+        now: Vec<IpAddr>,
+    ) -> Vec<PodName> {
         let mut others = Vec::new();
-        for address in self.of_pod.remove(name).unwrap_or_default() {
-            let Some(claimants) = self.of_address.get_mut(&address) else { continue };
-            claimants.retain(|claimant| claimant != name);
-            others.extend(claimants.iter().cloned());
-            if claimants.is_empty() {
-                self.of_address.remove(&address);
-            }
+        for address in before {
+            let mut left = self.of_address(*address).to_vec();
+            left.retain(|claimant| claimant != name);
+            others.extend(left.iter().cloned());
+            self.put(*address, left);
         }
-        for address in &addresses {
-            let claimants = self.of_address.entry(*address).or_default();
+        for address in &now {
+            let mut claimants = self.of_address(*address).to_vec();
             others.extend(claimants.iter().cloned());
             claimants.push(name.clone());
+            self.put(*address, claimants);
         }
-        if !addresses.is_empty() {
-            self.of_pod.insert(name.clone(), addresses);
+        self.others.remove(name);
+        if self.of_pod(world, name) != now {
+            self.others.insert(name.clone(), now);
         }
         others
+    }
+
+    fn put(&mut self, address: IpAddr, mut claimants: Vec<PodName>) {
+        match claimants.len() {
+            0 => drop(self.of_address.remove(&address)),
+            1 => drop(self.of_address.insert(address, Claimants::One(claimants.remove(0)))),
+            _ => drop(self.of_address.insert(address, Claimants::More(claimants))),
+        }
     }
 }

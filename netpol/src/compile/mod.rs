@@ -17,7 +17,7 @@ pub use chain::{Chain, ChainKey, Rest, Step};
 pub use matches::{Matches, Ports, Range, TooLarge};
 
 use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
-use crate::world::{Namespace, Node, Pod, PodName, World};
+use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
 use claims::Claims;
 use selectors::Selectors;
 
@@ -250,7 +250,8 @@ impl Compiler {
     fn reconsider(&mut self, name: &PodName) {
         self.dirty_addresses = true;
         self.dirty_chains.extend(self.selectors.addresses_changed(name));
-        self.claim(name);
+        let before = self.claims.of_pod(&self.world, name).to_vec();
+        self.claim(name, &before);
         self.settle(name);
     }
 
@@ -285,6 +286,7 @@ impl Compiler {
         self.dirty_addresses |= pod.as_ref().is_some_and(is_here)
             || self.world.pods.get(&name).is_some_and(is_here)
             || self.attached.contains_key(&name);
+        let claimed = self.claims.of_pod(&self.world, &name).to_vec();
         let old = match pod {
             Some(pod) => self.world.pods.insert(name.clone(), pod),
             None => self.world.pods.remove(&name),
@@ -300,14 +302,15 @@ impl Compiler {
         }
         self.dirty_chains.extend(self.selectors.pod_changed(&self.world, &name));
         if !same {
-            self.claim(&name);
+            self.claim(&name, &claimed);
         }
         self.settle(&name);
     }
 
-    fn claim(&mut self, name: &PodName) {
+    /// Its claims were those `before`.
+    fn claim(&mut self, name: &PodName, before: &[IpAddr]) {
         let addresses = self.addresses_of(name);
-        for other in self.claims.set(name, addresses) {
+        for other in self.claims.set(&self.world, name, before, addresses) {
             self.dirty_addresses = true;
             self.dirty_chains.extend(self.selectors.addresses_changed(&other));
         }
@@ -319,11 +322,13 @@ impl Compiler {
         if pod.host_network {
             return Vec::new();
         }
-        let mut addresses = pod.addresses.clone();
-        let attached = self.attachments_of(name, pod);
-        addresses.extend(attached.flat_map(|attachment| &attachment.addresses));
-        addresses.sort_unstable();
-        addresses.dedup();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        let attached = self.attachments_of(name, pod).flat_map(|attachment| &attachment.addresses);
+        for address in pod.addresses.iter().chain(attached) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
         addresses
     }
 
@@ -385,13 +390,11 @@ impl Compiler {
     }
 
     fn build(&mut self, key: &ChainKey) -> Chain {
-        self.selectors.release(key);
-        let mut builder = chain::Builder {
-            world: &self.world,
-            claims: &self.claims,
-            selectors: &mut self.selectors,
-        };
-        match builder.build(key) {
+        let (world, claims) = (&self.world, &self.claims);
+        let built = self
+            .selectors
+            .rebuild(key, |selectors| chain::Builder { world, claims, selectors }.build(key));
+        match built {
             Ok(chain) => {
                 self.too_large.remove(key);
                 chain
@@ -421,7 +424,7 @@ impl Compiler {
         for name in &self.local {
             let Some(pod) = self.world.pods.get(name) else { continue };
             let verdicts = self.verdicts(name, pod);
-            for address in self.claims.of_pod(name).iter().copied() {
+            for address in self.claims.of_pod(&self.world, name).iter().copied() {
                 match attached.get(&address) {
                     // What was attached here is newer than what the API server says of another pod.
                     Some(owner) if *owner != name => continue,
@@ -515,7 +518,7 @@ impl Compiler {
 
 impl Attachment {
     fn is_of(&self, name: &PodName, pod: &Pod) -> bool {
-        self.pod == *name && (self.uid.is_empty() || pod.uid.is_empty() || self.uid == pod.uid)
+        self.pod == *name && Uid::from(&*self.uid).may_be(pod.uid)
     }
 }
 

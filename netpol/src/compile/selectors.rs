@@ -53,6 +53,14 @@ struct Selected {
     addresses: Option<Arc<[IpAddr]>>,
 }
 
+fn pods_of<'a>(
+    world: &'a World,
+    namespace: &'a Arc<str>,
+) -> impl Iterator<Item = (&'a PodName, &'a Pod)> {
+    let first = PodName { namespace: Arc::clone(namespace), name: "".into() };
+    world.pods.range(first..).take_while(|(pod, _)| pod.namespace == *namespace)
+}
+
 /// All selectors that chains use.
 #[derive(Debug, Default)]
 pub(super) struct Selectors {
@@ -73,7 +81,7 @@ impl Selectors {
         let selected = self.select(world, set, user);
         let pods = &selected.pods;
         let addresses = selected.addresses.get_or_insert_with(|| {
-            let all = pods.iter().flat_map(|pod| claims.of_pod(pod).iter().copied());
+            let all = pods.iter().flat_map(|pod| claims.of_pod(world, pod).iter().copied());
             let mut all: Vec<IpAddr> = all
                 .filter(|address| claims.of_address(*address).iter().all(|c| pods.contains(c)))
                 .collect();
@@ -87,21 +95,44 @@ impl Selectors {
     fn select(&mut self, world: &World, set: &PodSet, user: &ChainKey) -> &mut Selected {
         self.of_chain.entry(user.clone()).or_default().insert(set.clone());
         let selected = self.sets.entry(set.clone()).or_insert_with(|| {
-            let pods = world.pods.iter().filter(|(name, pod)| set.matches(world, name, pod));
+            let all: Box<dyn Iterator<Item = (&PodName, &Pod)>> = match &set.namespaces {
+                Namespaces::One(namespace) => Box::new(pods_of(world, namespace)),
+                Namespaces::Any | Namespaces::Selected(_) => Box::new(world.pods.iter()),
+            };
+            let pods = all.filter(|(name, pod)| set.matches(world, name, pod));
             Selected { pods: pods.map(|(name, _)| name.clone()).collect(), ..Selected::default() }
         });
         selected.users.insert(user.clone());
         selected
     }
 
-    /// A chain is not there any more, or is built anew.
+    /// A chain is not there any more.
     pub(super) fn release(&mut self, user: &ChainKey) {
-        for set in self.of_chain.remove(user).into_iter().flatten() {
-            if let Some(selected) = self.sets.get_mut(&set) {
-                selected.users.remove(user);
-                if selected.users.is_empty() {
-                    self.sets.remove(&set);
-                }
+        let used = self.of_chain.remove(user).unwrap_or_default();
+        used.iter().for_each(|set| self.leave(set, user));
+    }
+
+    /// A chain is built anew by this, and most of what it asks is what it asked before.
+    pub(super) fn rebuild<T>(
+        &mut self,
+        user: &ChainKey,
+        build: impl FnOnce(&mut Selectors) -> T,
+    ) -> T {
+        let before = self.of_chain.remove(user).unwrap_or_default();
+        let built = build(self);
+        let now = self.of_chain.remove(user).unwrap_or_default();
+        before.difference(&now).for_each(|set| self.leave(set, user));
+        if !now.is_empty() {
+            self.of_chain.insert(user.clone(), now);
+        }
+        built
+    }
+
+    fn leave(&mut self, set: &PodSet, user: &ChainKey) {
+        if let Some(selected) = self.sets.get_mut(set) {
+            selected.users.remove(user);
+            if selected.users.is_empty() {
+                self.sets.remove(set);
             }
         }
     }
@@ -142,9 +173,7 @@ impl Selectors {
         name: &Arc<str>,
     ) -> BTreeSet<ChainKey> {
         let mut users = BTreeSet::new();
-        let first = PodName { namespace: Arc::clone(name), name: "".into() };
-        let members: Vec<(&PodName, &Pod)> =
-            world.pods.range(first..).take_while(|(pod, _)| pod.namespace == *name).collect();
+        let members: Vec<(&PodName, &Pod)> = pods_of(world, name).collect();
         for (set, selected) in &mut self.sets {
             if !matches!(set.namespaces, Namespaces::Selected(_)) {
                 continue;

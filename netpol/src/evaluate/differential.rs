@@ -66,7 +66,7 @@ fn interesting_ports(world: &World) -> BTreeSet<(Protocol, u16)> {
             all.extend(around.map(|port| (*protocol, port)));
         }
     }
-    for port in world.pods.values().flat_map(|pod| &pod.ports) {
+    for port in world.pods.values().flat_map(|pod| &*pod.ports) {
         all.extend(Protocol::ALL.map(|protocol| (protocol, port.number)));
     }
     all

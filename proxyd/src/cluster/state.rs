@@ -22,7 +22,7 @@ pub enum Change {
     /// The ranges that ClusterIPs come from, all of them.
     ServiceCidrs(Vec<Prefix>),
     /// Something that policies are about.
-    Judged(Box<netpol::compile::Change>),
+    Judged(netpol::compile::Change),
 }
 
 /// What changed since the last plan.

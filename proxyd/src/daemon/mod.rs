@@ -277,22 +277,22 @@ fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Op
 
 /// Takes out what policies are about; nodes are everybody's business.
 pub fn take_judged(changes: &mut Vec<Change>) -> Vec<netpol::compile::Change> {
-    let mut judged = Vec::new();
-    changes.retain_mut(|change| match change {
-        Change::Judged(change) => {
-            judged.push((**change).clone());
-            false
+    let (mut judged, mut others) = (Vec::new(), Vec::new());
+    for change in changes.drain(..) {
+        if let Change::Judged(change) = change {
+            judged.push(change);
+            continue;
         }
-        Change::Node(name, node) => {
+        if let Change::Node(name, node) = &change {
             let node = node.as_ref().map(|node| netpol::Node {
                 labels: node.labels.clone(),
                 addresses: node.addresses.clone(),
             });
             judged.push(netpol::compile::Change::Node(Arc::clone(name), node));
-            true
         }
-        _ => true,
-    });
+        others.push(change);
+    }
+    *changes = others;
     judged
 }
 

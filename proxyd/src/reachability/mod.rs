@@ -27,7 +27,7 @@ fn prepared(world: &World) -> (World, Vec<String>) {
         notes.push(format!(
             "pod {name} has no address yet: of networks only /0 is taken to hold it"
         ));
-        pod.addresses = stand_ins(at).to_vec();
+        pod.addresses = stand_ins(at).into();
     }
     let unknown = |namespace: &&Arc<str>| !world.namespaces.contains_key(*namespace);
     let mut namespaces: Vec<_> =

@@ -65,7 +65,7 @@ pub(super) fn ranges(worlds: [&World; 2]) -> Vec<(Port, u16)> {
         starts.extend(last.checked_add(1).map(|next| (protocol, next)));
     };
     for world in worlds {
-        for port in world.pods.values().flat_map(|pod| &pod.ports) {
+        for port in world.pods.values().flat_map(|pod| &*pod.ports) {
             split(port.protocol, port.number, port.number);
         }
         let policies = world.policies.values();

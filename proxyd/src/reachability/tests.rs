@@ -19,8 +19,12 @@ fn world(policies: &[(&str, Value)]) -> World {
         };
         let pod = Pod {
             labels: Labels::from_iter([("pod", name)]),
-            addresses: if at == 0 { vec![] } else { vec![IpAddr::from([10, 0, 0, at as u8])] },
-            ports: if at == 1 { vec![port("web", 80), port("alt", 8080)] } else { vec![] },
+            addresses: if at == 0 {
+                [].into()
+            } else {
+                [IpAddr::from([10, 0, 0, at as u8])].into()
+            },
+            ports: if at == 1 { [port("web", 80), port("alt", 8080)].into() } else { [].into() },
             ..Pod::default()
         };
         world.pods.insert(PodName { namespace: namespace.into(), name: name.into() }, pod);
@@ -87,7 +91,7 @@ fn the_page_escapes_what_it_shows_and_needs_nothing_else() {
     let mut world = world(&[]);
     let odd = PodName { namespace: "a".into(), name: "<i>\"&'".into() };
     let pod = world.pods.values().nth(1).unwrap().clone();
-    world.pods.insert(odd, Pod { addresses: vec![IpAddr::from([10, 0, 0, 9])], ..pod });
+    world.pods.insert(odd, Pod { addresses: [IpAddr::from([10, 0, 0, 9])].into(), ..pod });
     let page = page(&matrix(&world, None));
     assert!(page.contains("a/&lt;i&gt;&quot;&amp;&#39;") && !page.contains("<i>"), "{page}");
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains(" src="));

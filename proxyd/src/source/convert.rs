@@ -41,15 +41,13 @@ impl ObjectName {
             ObjectName::Slice(name) => Change::Slice(name.clone(), None),
             ObjectName::Node(name) => Change::Node(Arc::clone(name), None),
             ObjectName::ServiceCidr(_) => Change::ServiceCidrs(Vec::new()),
-            ObjectName::Pod(name) => Change::Judged(Box::new(Judged::Pod(name.clone(), None))),
+            ObjectName::Pod(name) => Change::Judged(Judged::Pod(name.clone(), None)),
             ObjectName::Namespace(name) => {
-                Change::Judged(Box::new(Judged::Namespace(Arc::clone(name), None)))
+                Change::Judged(Judged::Namespace(Arc::clone(name), None))
             }
-            ObjectName::Policy(name) => {
-                Change::Judged(Box::new(Judged::Policy(name.clone(), None)))
-            }
+            ObjectName::Policy(name) => Change::Judged(Judged::Policy(name.clone(), None)),
             ObjectName::ClusterPolicy(name) => {
-                Change::Judged(Box::new(Judged::ClusterPolicy(Arc::clone(name), None)))
+                Change::Judged(Judged::ClusterPolicy(Arc::clone(name), None))
             }
         }
     }
@@ -63,7 +61,7 @@ pub(super) enum Object {
     Node(Node),
     ServiceCidr(Vec<Prefix>),
     /// Of the kinds that policies are about.
-    Judged(Box<Judged>),
+    Judged(Judged),
     /// It is well, and none of a proxy's business.
     Ignored,
 }

@@ -33,7 +33,7 @@ pub(super) fn convert(
 ) -> (String, Option<(ObjectName, Object)>) {
     let none = api::Metadata::default();
     let metadata = document.metadata.as_ref().unwrap_or(&none);
-    let judged = |name, change| Some((name, Object::Judged(Box::new(change))));
+    let judged = |name, change| Some((name, Object::Judged(change)));
     match kind {
         "Namespace" => {
             let audit = audits(metadata, faults);
@@ -45,7 +45,7 @@ pub(super) fn convert(
             let key = PodName { namespace: names.intern(namespace), name };
             let title = format!("Pod {key}");
             let object = match pod(document, metadata, names, faults) {
-                Some(pod) => Object::Judged(Box::new(Change::Pod(key.clone(), Some(pod)))),
+                Some(pod) => Object::Judged(Change::Pod(key.clone(), Some(pod))),
                 None => Object::Ignored,
             };
             (title, Some((ObjectName::Pod(key), object)))
@@ -73,9 +73,10 @@ pub(super) fn convert(
 /// The labels of any object.
 pub(super) fn labels(metadata: &api::Metadata, names: &mut Names) -> Labels {
     let labels = metadata.labels.iter().flatten();
-    labels
+    let labels = labels
         .map(|(key, value)| (names.intern(key), names.intern(value.as_deref().unwrap_or_default())))
-        .collect()
+        .collect();
+    names.intern_labels(labels)
 }
 
 /// Every namespace has its name as a label.
@@ -124,7 +125,7 @@ fn pod(
     Some(Pod {
         uid: metadata.uid.as_deref().unwrap_or_default().into(),
         labels: labels(metadata, names),
-        addresses,
+        addresses: addresses.into(),
         node: names.intern(spec.node_name.as_deref().unwrap_or_default()),
         host_network: spec.host_network.unwrap_or(false),
         ports: named_ports(spec, names),
@@ -132,7 +133,7 @@ fn pod(
 }
 
 /// Of all containers that run beside each other: init containers that restart for ever are among them.
-fn named_ports(spec: &api::Spec, names: &mut Names) -> Vec<ContainerPort> {
+fn named_ports(spec: &api::Spec, names: &mut Names) -> Arc<[ContainerPort]> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars =
         sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
@@ -148,7 +149,7 @@ fn named_ports(spec: &api::Spec, names: &mut Names) -> Vec<ContainerPort> {
     }
     ports.sort_unstable();
     ports.dedup();
-    ports
+    names.intern_ports(ports)
 }
 
 fn policy_spec(document: &api::Document) -> PolicySpec {

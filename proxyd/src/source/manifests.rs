@@ -21,7 +21,7 @@ pub struct Manifests {
     folder: Folder,
     files: BTreeMap<String, FileState>,
     /// The files that hold an object: the first by name counts.
-    holders: HashMap<ObjectName, Vec<Arc<str>>>,
+    holders: HashMap<ObjectName, Holders>,
     /// Files with problems.
     faulty: BTreeSet<String>,
     names: Names,
@@ -29,6 +29,30 @@ pub struct Manifests {
     read: usize,
     /// Ranges of each ServiceCIDR object; a change tells them all.
     service_cidrs: BTreeMap<ObjectName, Vec<netlink::Prefix>>,
+}
+
+/// Files by name; nearly always it is one.
+enum Holders {
+    One(Arc<str>),
+    More(Vec<Arc<str>>),
+}
+
+impl Holders {
+    fn all(&self) -> &[Arc<str>] {
+        match self {
+            Holders::One(file) => std::slice::from_ref(file),
+            Holders::More(files) => files,
+        }
+    }
+
+    fn of(mut files: Vec<Arc<str>>) -> Option<Holders> {
+        files.sort_unstable();
+        match files.len() {
+            0 => None,
+            1 => files.pop().map(Holders::One),
+            _ => Some(Holders::More(files)),
+        }
+    }
 }
 
 /// What a file said when it was read last.
@@ -113,10 +137,9 @@ impl Manifests {
     fn keep(&mut self, name: &str, state: FileState) {
         let file: Arc<str> = name.into();
         for object in state.objects.keys() {
-            let holders = self.holders.entry(object.clone()).or_default();
-            holders.reserve_exact(1);
-            holders.push(Arc::clone(&file));
-            holders.sort_unstable();
+            let mut files: Vec<Arc<str>> = vec![Arc::clone(&file)];
+            files.extend(self.holders.get(object).iter().flat_map(|h| h.all()).cloned());
+            self.holders.extend(Holders::of(files).map(|holders| (object.clone(), holders)));
         }
         if state.problems.is_empty() {
             self.faulty.remove(name);
@@ -131,12 +154,10 @@ impl Manifests {
         self.faulty.remove(name);
         let state = self.files.remove(name).unwrap_or_default();
         for object in state.objects.keys() {
-            if let Some(holders) = self.holders.get_mut(object) {
-                holders.retain(|holder| **holder != *name);
-                if holders.is_empty() {
-                    self.holders.remove(object);
-                }
-            }
+            let left = self.holders.remove(object);
+            let left = left.iter().flat_map(Holders::all).filter(|file| ***file != *name);
+            let left = Holders::of(left.cloned().collect());
+            self.holders.extend(left.map(|holders| (object.clone(), holders)));
         }
         state
     }
@@ -144,7 +165,7 @@ impl Manifests {
     /// The first other file, by name, that holds an object.
     fn holder(&self, object: &ObjectName, except: &str) -> Option<&str> {
         let holders = self.holders.get(object)?;
-        holders.iter().map(|name| &**name).find(|name| *name != except)
+        holders.all().iter().map(|name| &**name).find(|name| *name != except)
     }
 
     /// Reads a file.

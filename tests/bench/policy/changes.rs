@@ -106,7 +106,9 @@ pub(super) fn measure(report: &mut Report, count: usize) -> Result<()> {
     let policy = |number: usize| number * 7 % LOCAL;
     change("a policy's peers change", &|number| {
         let which = policy(number);
-        (format!("policy-{which}"), Some(objects::policy(which, &format!("r{}", 1 + number % 2))))
+        // Another one each time that it is its turn.
+        let role = format!("r{}", 4 + number / LOCAL % 10);
+        (format!("policy-{which}"), Some(objects::policy(which, &role)))
     })?;
     for which in 0..LOCAL {
         world.put(&format!("policy-{which}"), objects::policy(which, "r3"));

@@ -60,7 +60,7 @@ pub(super) fn object(
     label(&mut labels);
     let ips: Vec<Value> = address.iter().map(|ip| json!({"ip": ip})).collect();
     json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-{namespace}-{name}"), "labels": labels},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {"nodeName": node, "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]},
         "status": {"phase": "Running", "podIPs": ips}})
 }
@@ -79,7 +79,15 @@ pub(super) fn policy(number: usize, role: &str) -> Value {
         ]}})
 }
 
+/// A namespace's policy that lets all peers in it in.
+pub(super) fn peers_policy(namespace: usize) -> Value {
+    let role = |role: &str| json!({"matchLabels": {"role": role}});
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "peers", "namespace": namespace_name(namespace)},
+        "spec": {"podSelector": role("local"), "ingress": [{"from": [{"podSelector": role("peer")}]}]}})
+}
+
 /// As a manifest.
 pub(super) fn lines(objects: impl IntoIterator<Item = Value>) -> String {
-    objects.into_iter().fold(String::new(), |text, object| text + &object.to_string() + "\n")
+    objects.into_iter().fold(String::new(), |text, object| text + &object.to_string() + "\n---\n")
 }

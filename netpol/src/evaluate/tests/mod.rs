@@ -38,15 +38,16 @@ fn world() -> World {
             }
             let pod = Pod {
                 labels: Labels::from_iter(labels),
-                addresses: vec![
+                addresses: [
                     format!("10.0.{i}.{j}").parse().unwrap(),
                     format!("fd00::{i}:{j}").parse().unwrap(),
-                ],
+                ]
+                .into(),
                 node: if name == "a" { "n1" } else { "n2" }.into(),
                 ports: match name {
-                    "a" => vec![port("http", Protocol::Tcp, 80)],
-                    "b" => vec![port("http", Protocol::Tcp, 8080)],
-                    _ => vec![port("dns", Protocol::Udp, 53)],
+                    "a" => [port("http", Protocol::Tcp, 80)].into(),
+                    "b" => [port("http", Protocol::Tcp, 8080)].into(),
+                    _ => [port("dns", Protocol::Udp, 53)].into(),
                 },
                 ..Pod::default()
             };
@@ -55,7 +56,7 @@ fn world() -> World {
     }
     let host = Pod {
         labels: Labels::from_iter([("pod", "host")]),
-        addresses: world.nodes["n1"].addresses.clone(),
+        addresses: world.nodes["n1"].addresses.clone().into(),
         node: "n1".into(),
         host_network: true,
         ..Pod::default()
