@@ -4,6 +4,7 @@
 //!
 //! - [`RouteSocket`]: links, addresses, routes, neighbours, queueing disciplines
 //! - [`nftables`]: tables, chains, rules, maps and their elements, in one transaction
+//! - [`nflog`]: packets that rules log
 //! - [`conntrack`]: flows that must end because what they were translated by has changed
 //! - [`Namespace`]: enter a network namespace and come back
 //! - [`sysctl`], [`ethtool`], [`multicast`]: what has no netlink interface
@@ -28,6 +29,7 @@ mod mac;
 mod message;
 pub mod multicast;
 mod namespace;
+pub mod nflog;
 pub mod nftables;
 mod peer;
 mod prefix;

@@ -157,3 +157,37 @@ fn a_pod_that_ended_while_no_daemon_ran_is_forgotten() {
     assert_eq!(count(), 1);
     assert!(daemon.log().contains("forgot 1 pods that ended while no daemon ran"));
 }
+
+#[test]
+fn the_log_names_who_was_denied_and_by_which_policy() {
+    let world = World::new();
+    let [daemon, _other] = world.daemons("backend: host-gw\n");
+    world.policy("web", &json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    let web = world.pod(&world.n1, "web", &json!({"app": "web"}));
+    let client = world.pod(&world.n1, "client", &json!({}));
+    for (family, to) in [(Family::V4, web.v4()), (Family::V6, web.v6())] {
+        assert!(!client.can_reach((to, WEB)));
+        let from = if family == Family::V4 { client.v4() } else { client.v6() };
+        eventually("a line about it", SOON, || {
+            let log = daemon.log();
+            let told = |line: &str| {
+                line.contains("denied: TCP from pod default/client (")
+                    && line.contains(&from.to_string())
+                    && line.contains(&format!(
+                        "to pod default/web ({}",
+                        std::net::SocketAddr::new(to, WEB)
+                    ))
+                    && line.ends_with("ingress, default/web")
+            };
+            if log.lines().any(told) { Ok(()) } else { Err(log) }
+        });
+    }
+    // Much at once is told in few lines.
+    let before = daemon.log().lines().count();
+    let closed = (web.v4(), 9);
+    client.namespace().run(move || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        (0..2000).for_each(|_| drop(socket.send_to(&[0], closed)));
+    });
+    assert!(daemon.log().lines().count() - before < 40);
+}

@@ -156,9 +156,9 @@ fn write(world: &World, pods: &Pods<'_>, dice: &mut Dice) -> (Model, String) {
             PodName { namespace: (*namespace).into(), name: (*name).into() },
             netpol::Pod {
                 labels: labels.into_iter().collect(),
-                addresses: pod.ips(),
+                addresses: pod.ips().into(),
                 node: pod.node().name().into(),
-                ports: vec![port],
+                ports: [port].into(),
                 ..netpol::Pod::default()
             },
         );

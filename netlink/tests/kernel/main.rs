@@ -6,6 +6,7 @@
 mod conntrack;
 mod monitor;
 mod namespace;
+mod nflog;
 mod nftables;
 mod route;
 

@@ -107,11 +107,12 @@ impl Matches {
         if self.len() > 4 * ELEMENTS {
             return Err(TooLarge);
         }
-        self.peers.sort_unstable();
+        // Of some sorted lists one after the other: a stable sort only merges them.
+        self.peers.sort();
         self.peers.dedup();
-        self.peer_protocols.sort_unstable();
+        self.peer_protocols.sort();
         self.peer_protocols.dedup();
-        self.peer_ports.sort_unstable();
+        self.peer_ports.sort();
         self.peer_ports.dedup();
         self.ports = merge_ports(self.ports);
         self.blocks = merge_ranges(&self.blocks);
@@ -137,8 +138,8 @@ fn merge_ports(mut ports: Vec<Ports>) -> Vec<Ports> {
     merged
 }
 
-/// An address as a number, with the family before it.
-fn number(address: IpAddr) -> (bool, u128) {
+/// An address as a number, with the family before it: the same order, told faster.
+pub(super) fn number(address: IpAddr) -> (bool, u128) {
     match address {
         IpAddr::V4(v4) => (false, u128::from(u32::from(v4))),
         IpAddr::V6(v6) => (true, u128::from(v6)),

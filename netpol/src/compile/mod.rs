@@ -216,6 +216,11 @@ impl Compiler {
         })
     }
 
+    /// Whose address this is; of several pods that claim it, any.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
+        self.claims.of_address(address).first()
+    }
+
     /// An attachment.
     pub fn attachment(&self, id: &str) -> Option<&Attachment> {
         self.attachments.get(id)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::chain::ChainKey;
 use super::claims::Claims;
+use super::matches::number;
 use crate::labels::Selector;
 use crate::world::{Pod, PodName, World};
 
@@ -85,7 +86,7 @@ impl Selectors {
             let mut all: Vec<IpAddr> = all
                 .filter(|address| claims.of_address(*address).iter().all(|c| pods.contains(c)))
                 .collect();
-            all.sort_unstable();
+            all.sort_unstable_by_key(|address| number(*address));
             all.dedup();
             all.into()
         });

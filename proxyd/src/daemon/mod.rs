@@ -9,6 +9,7 @@
 mod attachments;
 pub mod conntrack;
 pub mod counters;
+mod denials;
 mod drift;
 pub mod engine;
 mod leftovers;

@@ -8,9 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use netlink::nflog::Logged;
 use netpol::compile::{Attachment, Change, Compiler};
 
 use super::attachments::Attachments;
+use super::denials::{self, Denials};
 use super::drift::{self, Told, Watched};
 use super::status::Status;
 use crate::dataplane::policy::Policies;
@@ -35,6 +37,8 @@ pub enum PolicyEvent {
     Detach(Arc<str>),
     /// Somebody else changed the table, in these ways; or nobody will tell any more.
     Drift(Told),
+    /// A packet was denied, and logged.
+    Denied(Logged),
     /// Somebody asks for what is known.
     World(Sender<netpol::World>),
     /// The daemon ends.
@@ -58,6 +62,7 @@ struct Engine {
     status: Arc<Status>,
     health: Health,
     waiting: Vec<Waiting>,
+    denials: Denials,
     /// Whether everything is known.
     complete: bool,
     /// Whether what is compiled is in the kernel.
@@ -87,6 +92,7 @@ pub fn start(
         status,
         health,
         waiting: Vec::new(),
+        denials: Denials::new(),
         complete: false,
         committed: false,
         drift: Vec::new(),
@@ -103,6 +109,7 @@ pub fn start(
     for (id, attachment) in engine.attachments.read() {
         engine.compiler.attach(id, attachment);
     }
+    denials::listen(sender.clone());
     let events = sender.clone();
     std::thread::Builder::new()
         .name("policies".into())
@@ -139,6 +146,10 @@ impl Engine {
                         self.policies.forget();
                     }
                     PolicyEvent::Drift(Told::Deaf) => listening = false,
+                    PolicyEvent::Denied(packet) => {
+                        let key = self.policies.key_of(&packet.prefix);
+                        self.denials.tell(&packet, key, &self.compiler);
+                    }
                     PolicyEvent::World(answer) => {
                         // Whoever asked may have gone.
                         let _ = answer.send(self.compiler.world().clone());

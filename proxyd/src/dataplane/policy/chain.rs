@@ -11,9 +11,10 @@ use super::sets::{Kind, kinds};
 use crate::text::shortened;
 
 /// Denied packets are handed to listeners of this group, a few a second from each chain.
-const LOG_GROUP: u16 = 86;
+pub const LOG_GROUP: u16 = 86;
 const LOGGED_PER_SECOND: u64 = 10;
-const LOGGED_BYTES: u32 = 128;
+/// Of each so many bytes.
+pub const LOGGED_BYTES: u32 = 128;
 /// The longest comment that `nft` shows.
 const COMMENT: usize = 120;
 

@@ -19,6 +19,7 @@ use netlink::{Errno, Family, Result};
 use netpol::compile::{ChainKey, Compiler, Update, Verdicts};
 
 use chain::Installed;
+pub use chain::{LOG_GROUP, LOGGED_BYTES};
 use layout::{EGRESS, INGRESS, ISOLATED, SELF, TABLE, of};
 
 /// What was written.
@@ -90,6 +91,12 @@ impl Policies {
     /// How many chains and local addresses there are.
     pub fn counts(&self) -> (usize, usize) {
         self.state.as_ref().map_or((0, 0), |state| (state.chains.len(), state.addresses.len()))
+    }
+
+    /// Whose chain this is: denied packets are logged with its name.
+    pub fn key_of(&self, chain: &str) -> Option<&ChainKey> {
+        let chains = self.state.as_ref()?.chains.iter();
+        chains.into_iter().find(|(_, installed)| installed.name() == chain).map(|(key, _)| key)
     }
 
     /// Writes what changed.

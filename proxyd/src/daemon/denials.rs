@@ -1,0 +1,136 @@
+//! Denied packets, told in the log with the pods' names.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netlink::Errno;
+use netlink::nflog::{Logged, NflogListener, PacketEnds};
+use netpol::compile::{ChainKey, Compiler};
+use netpol::model::Direction;
+
+use super::policies::{PolicyEvent, ToPolicies};
+use crate::dataplane::policy::{LOG_GROUP, LOGGED_BYTES};
+
+/// The log is for people: of more lines than this in a while it only tells how many there were.
+const LINES: usize = 20;
+const WHILE: Duration = Duration::from_secs(1);
+
+/// Hands logged packets to the policy thread, on a thread of its own.
+pub(super) fn listen(events: ToPolicies) {
+    let mut listener = match NflogListener::open(LOG_GROUP, LOGGED_BYTES) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!("{error}: denied packets are counted, but not told in this log");
+            return;
+        }
+    };
+    let work = move || {
+        loop {
+            let mut open = true;
+            let waited = listener.wait(|packet| {
+                open &= events.send(PolicyEvent::Denied(packet)).is_ok();
+            });
+            match waited {
+                Err(error) if error.errno != Errno::NOBUFS => {
+                    tracing::warn!("{error}: denied packets are not told in this log any more");
+                    return;
+                }
+                _ if !open => return,
+                _ => {}
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("denials".into()).spawn(work) {
+        tracing::warn!("denied packets are not told in this log: {error}");
+    }
+}
+
+/// Writes the lines.
+pub(super) struct Denials {
+    since: Instant,
+    lines: usize,
+    passed_over: usize,
+}
+
+impl Denials {
+    pub(super) fn new() -> Denials {
+        Denials { since: Instant::now(), lines: 0, passed_over: 0 }
+    }
+
+    /// Tells of a packet that a chain has denied.
+    pub(super) fn tell(&mut self, packet: &Logged, chain: Option<&ChainKey>, compiler: &Compiler) {
+        let now = Instant::now();
+        if now.duration_since(self.since) >= WHILE {
+            if self.passed_over > 0 {
+                tracing::info!("denied: {} more packets", self.passed_over);
+            }
+            *self = Denials::new();
+        }
+        // A chain that is no more, or a packet that is none of IP.
+        let (Some(key), Some(ends)) = (chain, &packet.ends) else { return };
+        if self.lines == LINES {
+            self.passed_over += 1;
+            return;
+        }
+        self.lines += 1;
+        tracing::info!("{}", sentence(key, ends, |address| name(compiler, address)));
+    }
+}
+
+fn name(compiler: &Compiler, address: IpAddr) -> Option<String> {
+    compiler.pod_at(address).map(ToString::to_string)
+}
+
+/// `denied: TCP from pod default/client (10.244.1.5:40312) to pod default/web (10.244.1.6:8080): ingress, default/deny`
+fn sentence(key: &ChainKey, ends: &PacketEnds, name: impl Fn(IpAddr) -> Option<String>) -> String {
+    let verdict = if key.audit { "would be denied (audit)" } else { "denied" };
+    let protocol = match ends.protocol {
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        132 => "SCTP".to_owned(),
+        other => format!("protocol {other}"),
+    };
+    let end = |address: IpAddr, port: Option<u16>| {
+        let at = match (address, port) {
+            (address, None) => address.to_string(),
+            (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
+            (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
+        };
+        name(address).map_or_else(|| at.clone(), |pod| format!("pod {pod} ({at})"))
+    };
+    let from = end(ends.source, ends.ports.map(|(from, _)| from));
+    let to = end(ends.destination, ends.ports.map(|(_, to)| to));
+    let direction = match key.direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    format!("{verdict}: {protocol} from {from} to {to}: {direction}, {key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_pods_policy_and_direction() {
+        let mut key = ChainKey::blocked(Direction::Egress);
+        let ends = PacketEnds {
+            source: "fd00::1".parse().unwrap(),
+            destination: "10.0.0.2".parse().unwrap(),
+            protocol: 6,
+            ports: Some((40_000, 80)),
+        };
+        let name = |address: IpAddr| address.is_ipv6().then(|| "a/b".to_owned());
+        assert_eq!(
+            sentence(&key, &ends, name),
+            "denied: TCP from pod a/b ([fd00::1]:40000) to 10.0.0.2:80: egress, it is not known what this pod may do"
+        );
+        key.audit = true;
+        let bare = PacketEnds { protocol: 47, ports: None, ..ends };
+        assert!(sentence(&key, &bare, name).starts_with(
+            "would be denied (audit): protocol 47 from pod a/b (fd00::1) to 10.0.0.2: egress"
+        ));
+    }
+}
