@@ -40,6 +40,29 @@ impl Mode {
         }
     }
 
+    /// All rules, without what changes by itself: counters, times.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be listed.
+    pub fn rules(self, namespace: &Namespace) -> String {
+        match self {
+            Mode::Nftables => ["ip", "ip6"]
+                .map(|family| {
+                    // With the handle of every object: what is written again gets another.
+                    namespace.command("nft", &["-a", "-s", "list", "table", family, "viaduct"])
+                })
+                .concat(),
+            Mode::Iptables(_) => {
+                let listed = self.try_listed(namespace).unwrap_or_else(|error| panic!("{error}"));
+                let lines = listed.iter().flat_map(|text| text.lines());
+                let rules =
+                    lines.filter(|line| !line.starts_with(['#', ':']) || line.contains(" - ["));
+                rules.map(|line| format!("{line}\n")).collect()
+            }
+        }
+    }
+
     /// A listing of what the daemon made, of IPv4 and of IPv6; the error is what the program said.
     pub fn try_listed(self, namespace: &Namespace) -> Result<[String; 2], String> {
         let [v4, v6] = match self {
