@@ -382,7 +382,7 @@ impl Engine {
             }
             Err(error) => {
                 self.unfinished = Some((dirty, delta, planned));
-                Err(self.failed(error))
+                Err(self.failed(error, full))
             }
         }
     }
@@ -475,7 +475,7 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, error: Error) -> Error {
+    fn failed(&mut self, error: Error, full: bool) -> Error {
         self.failures += 1;
         let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(16) - 1);
         // Whoever has the lock of xtables gives it back some time.
@@ -484,7 +484,7 @@ impl Engine {
         let wait = wait.min(longest.max(FIRST_RETRY));
         self.retry_at = Some(Instant::now() + wait);
         for family in FAMILIES {
-            self.shared.metrics.sync_failed(family);
+            self.shared.metrics.sync_failed(family, !full);
         }
         let hint = hint(&error);
         tracing::error!("sync failed: {error}{hint}; everything is compared in {wait:?}");
@@ -604,6 +604,9 @@ impl Engine {
             self.shared.metrics.no_local_endpoints(family, internal, external);
             let (frontends, endpoints) = self.dataplane.counts(family);
             self.shared.metrics.programmed(family, frontends, endpoints);
+            for (table, all, last) in self.dataplane.rules(family) {
+                self.shared.metrics.iptables_rules(family, table, all, last);
+            }
         }
         let [v4, v6] = FAMILIES.map(|family| self.dataplane.counts(family));
         self.shared.status.set("frontends", v4.0 + v6.0);

@@ -91,7 +91,7 @@ impl Shared {
         Shared {
             health_checks: HealthCheckPorts::new(health.clone()),
             health,
-            metrics: Metrics::new(),
+            metrics: Metrics::new(config.mode),
             relay: NodePortRelay::new(),
             status: Arc::new(Status::default()),
             reporter: Reporter::nobody(),

@@ -107,6 +107,14 @@ impl Dataplane {
         }
     }
 
+    /// Rules in each table of iptables, and those that the last sync wrote, if that is the mode.
+    pub fn rules(&self, family: Family) -> Vec<(&'static str, usize, usize)> {
+        match self {
+            Dataplane::Nftables(_) => Vec::new(),
+            Dataplane::Iptables(iptables) => iptables.rules(family),
+        }
+    }
+
     /// Frontends and endpoints of a family that are in the kernel.
     pub fn counts(&self, family: Family) -> (usize, usize) {
         match self {

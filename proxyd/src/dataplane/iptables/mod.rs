@@ -21,6 +21,8 @@ mod tests;
 mod tree;
 mod watch;
 
+use std::collections::BTreeMap;
+
 use netlink::{Errno, Error, Family, Result};
 
 pub use render::render;
@@ -29,6 +31,7 @@ use super::programs::{Failure, Variant};
 use super::{FAMILIES, Node, Written, index};
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
+use names::Table;
 use saved::Held;
 use script::Script;
 use services::{Plan, Services};
@@ -46,6 +49,8 @@ struct Of {
     services: Services,
     held: Held,
     stamp: Option<Stamp>,
+    /// Rules that the last sync wrote.
+    last: BTreeMap<Table, usize>,
 }
 
 impl Iptables {
@@ -106,7 +111,7 @@ impl Iptables {
             let own = frontends.iter().filter(|(key, _)| key.family() == family);
             services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
             let (held, stamp) = read(self.variant, family)?;
-            let mut of = Of { family, services, held, stamp };
+            let mut of = Of { family, services, held, stamp, last: BTreeMap::new() };
             let script = of.script(&of.services.everything(), true);
             if !script.is_empty() {
                 let before = of.held.clone();
@@ -137,6 +142,17 @@ impl Iptables {
         Ok(differences)
     }
 
+    /// Rules in each table, and those that the last sync wrote.
+    pub fn rules(&self, family: Family) -> Vec<(&'static str, usize, usize)> {
+        let Some(of) = &self.families[index(family)] else { return Vec::new() };
+        let mut all: BTreeMap<Table, usize> = Table::ALL.map(|table| (table, 0)).into();
+        for ((table, _), content) in &of.held.chains {
+            *all.entry(*table).or_default() += content.rules;
+        }
+        let last = |table| of.last.get(table).copied().unwrap_or_default();
+        all.iter().map(|(table, rules)| (table.name(), *rules, last(table))).collect()
+    }
+
     /// Frontends and endpoints of a family that are in the kernel.
     pub fn counts(&self, family: Family) -> (usize, usize) {
         let Some(of) = &self.families[index(family)] else { return (0, 0) };
@@ -153,6 +169,7 @@ impl Of {
     }
 
     fn run(&mut self, variant: Variant, script: Script, written: &mut Written) -> Result<()> {
+        self.last.clone_from(&script.rules);
         if script.is_empty() {
             return Ok(());
         }

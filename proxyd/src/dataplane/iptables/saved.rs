@@ -11,21 +11,44 @@ use super::names::{PREFIX, Table};
 /// What the kernel holds of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    /// Our chains, each with a hash of its rules.
-    pub(super) chains: HashMap<(Table, String), u64>,
+    /// Our chains.
+    pub(super) chains: HashMap<(Table, String), Content>,
     /// Rules of other chains that lead to ours.
     pub(super) jumps: BTreeSet<Jump>,
     /// Those that are there more than once.
     pub(super) repeated: Vec<Jump>,
 }
 
-/// The hash of a chain's rules.
-pub(super) fn hash<'a>(rules: impl Iterator<Item = &'a str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for rule in rules {
-        rule.hash(&mut hasher);
+/// What is in a chain, as far as it is kept: how many rules, and a hash of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Content {
+    pub(super) rules: usize,
+    hash: u64,
+}
+
+impl<'a> FromIterator<&'a str> for Content {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(rules: I) -> Content {
+        let mut reader = Reader::default();
+        rules.into_iter().for_each(|rule| reader.add(rule));
+        reader.content()
     }
-    hasher.finish()
+}
+
+#[derive(Default)]
+struct Reader {
+    rules: usize,
+    hasher: DefaultHasher,
+}
+
+impl Reader {
+    fn add(&mut self, rule: &str) {
+        self.rules += 1;
+        rule.hash(&mut self.hasher);
+    }
+
+    fn content(&self) -> Content {
+        Content { rules: self.rules, hash: self.hasher.finish() }
+    }
 }
 
 impl Held {
@@ -33,7 +56,7 @@ impl Held {
     pub(super) fn parse(saved: &str) -> Held {
         let mut held = Held::default();
         let mut table = None;
-        let mut rules: HashMap<(Table, &str), DefaultHasher> = HashMap::new();
+        let mut rules: HashMap<(Table, &str), Reader> = HashMap::new();
         for line in saved.lines() {
             if let Some(name) = line.strip_prefix('*') {
                 table = Table::parse(name);
@@ -50,7 +73,7 @@ impl Held {
             {
                 if chain.starts_with(PREFIX) {
                     let rule = canonical(rule);
-                    rule.as_ref().hash(rules.entry((table, chain)).or_default());
+                    rules.entry((table, chain)).or_default().add(&rule);
                 } else if leads_to_ours(rule) {
                     let rule = rule.to_owned();
                     let jump = Jump { table, chain: chain.to_owned(), rule };
@@ -62,7 +85,7 @@ impl Held {
         }
         let chains = rules.into_iter();
         held.chains = chains
-            .map(|((table, name), rules)| ((table, name.to_owned()), rules.finish()))
+            .map(|((table, name), rules)| ((table, name.to_owned()), rules.content()))
             .collect();
         held
     }
@@ -142,7 +165,7 @@ COMMIT
         let mut chains: Vec<_> = held.chains.iter().collect();
         chains.sort();
         let (a, b) = ((Table::Nat, "VIADUCT-A".into()), (Table::Nat, "VIADUCT-B".into()));
-        assert_eq!(chains, [(&a, &hash([rule].into_iter())), (&b, &hash([].into_iter()))]);
+        assert_eq!(chains, [(&a, &Content::from_iter([rule])), (&b, &Content::from_iter([]))]);
         assert_eq!(held.jumps.len(), 1);
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::fixed::Jump;
 use super::names::Table;
-use super::saved::{Held, hash};
+use super::saved::{Content, Held};
 use super::services::Plan;
 
 /// What `iptables-restore` is given, and what is held once it succeeded.
@@ -16,7 +16,9 @@ pub(super) struct Script {
     pub(super) lines: u64,
     /// Tables that are committed.
     pub(super) tables: u64,
-    chains: Vec<((Table, String), Option<u64>)>,
+    chains: Vec<((Table, String), Option<Content>)>,
+    /// Rules that are written, by table.
+    pub(super) rules: BTreeMap<Table, usize>,
     jumps: BTreeSet<Jump>,
 }
 
@@ -38,10 +40,10 @@ impl Script {
         for (key, rules) in plan {
             match rules {
                 Some(rules) => {
-                    let hash = hash(rules.iter().map(String::as_str));
-                    if held.chains.get(key) != Some(&hash) {
+                    let content = Content::from_iter(rules.iter().map(String::as_str));
+                    if held.chains.get(key) != Some(&content) {
                         parts.entry(key.0).or_default().changed.push((&key.1, rules));
-                        script.chains.push((key.clone(), Some(hash)));
+                        script.chains.push((key.clone(), Some(content)));
                     }
                 }
                 None if held.chains.contains_key(key) => {
@@ -87,6 +89,7 @@ impl Script {
                 let _ = writeln!(text, "-A {chain} {rule}");
             }
             self.lines += rules.len() as u64;
+            *self.rules.entry(table).or_default() += rules.len();
         }
         for jump in &part.missing {
             let _ = writeln!(text, "-I {} 1 {}", jump.chain, jump.rule);
@@ -112,9 +115,9 @@ impl Script {
 
     /// It succeeded.
     pub(super) fn committed(self, held: &mut Held) {
-        for (key, hash) in self.chains {
-            match hash {
-                Some(hash) => held.chains.insert(key, hash),
+        for (key, content) in self.chains {
+            match content {
+                Some(content) => held.chains.insert(key, content),
                 None => held.chains.remove(&key),
             };
         }
