@@ -29,17 +29,17 @@ use nftables::Nftables;
 /// nothing is assumed, and [`Dataplane::reconcile`] compares everything.
 pub enum Dataplane {
     /// See [`nftables`].
-    Nftables(Nftables),
+    Nftables(Box<Nftables>),
     /// See [`iptables`].
-    Iptables(Iptables),
+    Iptables(Box<Iptables>),
 }
 
 impl Dataplane {
     /// Opens what the mode needs in the calling thread's network namespace.
     pub fn open(mode: Mode) -> Result<Dataplane> {
         match mode {
-            Mode::Nftables => Nftables::open().map(Dataplane::Nftables),
-            Mode::Iptables => Iptables::open().map(Dataplane::Iptables),
+            Mode::Nftables => Ok(Dataplane::Nftables(Box::new(Nftables::open()?))),
+            Mode::Iptables => Ok(Dataplane::Iptables(Box::new(Iptables::open()?))),
             other => Err(Error::new(format!("--proxy-mode {other}"), Errno::OPNOTSUPP)),
         }
     }

@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn the_text_suits_both_generations_of_parsers() {
-        let metrics = Metrics::with_sysctls(|_| Some(1));
+        let metrics = Metrics::with_sysctls(|_| Some(1), Mode::Nftables);
         one_of_each_event(&metrics);
         let text = metrics.render();
         assert!(text.ends_with("\n# EOF\n"));
@@ -377,7 +377,7 @@ mod tests {
             "net/netfilter/nf_conntrack_count" => Some(17),
             _ => None,
         };
-        let text = Metrics::with_sysctls(read).render();
+        let text = Metrics::with_sysctls(read, Mode::Nftables).render();
         assert_eq!(value(&text, "viaduct_conntrack_entries"), 17.0);
         assert!(!text.contains("viaduct_conntrack_max"), "{text}");
     }
