@@ -35,7 +35,7 @@ use names::Table;
 use saved::Held;
 use script::Script;
 use services::{Plan, Services};
-use watch::Stamp;
+use watch::{Counts, Stamp};
 
 /// Services in iptables.
 pub struct Iptables {
@@ -49,6 +49,8 @@ struct Of {
     services: Services,
     held: Held,
     stamp: Option<Stamp>,
+    /// How many rules there were when everything was as it should be.
+    counts: Option<Counts>,
     /// Rules that the last sync wrote.
     last: BTreeMap<Table, usize>,
 }
@@ -111,7 +113,7 @@ impl Iptables {
             let own = frontends.iter().filter(|(key, _)| key.family() == family);
             services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
             let (held, stamp) = read(self.variant, family)?;
-            let mut of = Of { family, services, held, stamp, last: BTreeMap::new() };
+            let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
             let script = of.script(&of.services.everything(), true);
             if !script.is_empty() {
                 let before = of.held.clone();
@@ -128,14 +130,21 @@ impl Iptables {
     pub fn look(&mut self) -> Result<Vec<String>> {
         let mut differences = Vec::new();
         for of in self.families.iter_mut().flatten() {
-            let now = Stamp::now(self.variant, of.family)?;
-            if of.stamp.as_ref() == Some(&now) {
+            let seen = Stamp::now(self.variant, of.family)?;
+            if of.stamp.as_ref() == Some(&seen) {
+                continue;
+            }
+            let counts = Counts::now(self.variant, of.family, &of.held)?;
+            if let (Some(now), Some(before)) = (&counts, &of.counts)
+                && now.are_right(before, &of.held)
+            {
+                of.stamp = Some(seen);
                 continue;
             }
             let (there, stamp) = read(self.variant, of.family)?;
             let found = there.differences(&of.held);
             if found.is_empty() {
-                of.stamp = stamp;
+                (of.stamp, of.counts) = (stamp, counts);
             }
             differences.extend(found.into_iter().map(|what| format!("{}: {what}", of.family)));
         }
