@@ -7,7 +7,7 @@
 //! - [`nflog`]: packets that rules log
 //! - [`conntrack`]: flows that must end because what they were translated by has changed
 //! - [`Namespace`]: enter a network namespace and come back
-//! - [`sysctl`], [`ethtool`], [`multicast`]: what has no netlink interface
+//! - [`sysctl`], [`ethtool`], [`multicast`], [`xtables`]: what has no netlink interface
 //! - [`Prefix`], [`MacAddress`]: addresses, parsed once
 //!
 //! A socket belongs to the network namespace in which it was opened, for all its life:
@@ -36,6 +36,7 @@ mod prefix;
 mod route;
 mod socket;
 pub mod sysctl;
+pub mod xtables;
 
 pub use error::{Error, Result};
 pub use mac::{MacAddress, MacAddressError, fnv1a};

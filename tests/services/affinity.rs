@@ -26,7 +26,7 @@ fn a_client_stays_with_its_endpoint() {
     let world = World::new();
     let pods = three(&world);
     let clients: Vec<_> =
-        (0..6).map(|number| world.pod(&world.n1, &format!("client{number}"))).collect();
+        (0..10).map(|number| world.pod(&world.n1, &format!("client{number}"))).collect();
     let proxyd = world.start(&[]);
     let web = service("web", 10).affinity(600);
     proxyd.apply("web", &with_slices(&web, "web", &endpoints(&pods)));
@@ -45,7 +45,7 @@ fn a_client_stays_with_its_endpoint() {
                 .collect();
             homes.sort();
             homes.dedup();
-            assert!(homes.len() > 1, "{family:?} {protocol:?}: six clients share {homes:?}");
+            assert!(homes.len() > 1, "{family:?} {protocol:?}: ten clients share {homes:?}");
         }
     }
 }

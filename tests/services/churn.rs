@@ -17,7 +17,7 @@ use super::{FAMILIES, SILENCE, servers};
 
 /// Connects to a TCP port again and again while `work` is done; returns how many attempts there were,
 /// and those that failed.
-fn meanwhile(
+pub(crate) fn meanwhile(
     client: &impl Host,
     to: (std::net::IpAddr, u16),
     work: impl FnOnce(),

@@ -177,7 +177,7 @@ fn node_port(number: u8) -> u16 {
 }
 
 /// What a daemon that nobody disturbs makes of the objects of the first node.
-fn truth(world: &World) -> [Programmed; 2] {
+fn truth(world: &World) -> Vec<Programmed> {
     let line = Proxyd::command_line(&world.n1, "run", &["--oneshot"]);
     let line: Vec<&str> = line.iter().map(String::as_str).collect();
     let empty = Namespace::new("truth");
@@ -254,7 +254,7 @@ fn killed_at_any_moment_it_leaves_no_half_service_and_comes_back_to_the_whole_tr
         .map(|(name, node)| world.backend(node, name));
     let mut proxyd = world.start(&[]);
     let mut wishes: Vec<Option<Wish>> = vec![None; SERVICES as usize];
-    let mut known = None;
+    let mut known: Option<Vec<Programmed>> = None;
     for number in 1..=KILLS {
         let changes = if known.is_some() { 1 } else { 1 + dice.below(3) };
         let told: Vec<String> =
@@ -263,7 +263,7 @@ fn killed_at_any_moment_it_leaves_no_half_service_and_comes_back_to_the_whole_tr
         std::thread::sleep(moment);
         proxyd.kill();
         let when = format!("seed {seed}, kill {number} after {moment:?} of {told:?}");
-        let left = Programmed::of(world.n1.namespace());
+        let left = Programmed::at_rest(world.n1.namespace());
         for left in &left {
             assert!(left.flaws().is_empty(), "{when}: {:#?}", left.flaws());
         }
@@ -294,9 +294,9 @@ fn killed_at_any_moment_it_leaves_no_half_service_and_comes_back_to_the_whole_tr
 /// A change is in force as a whole or not at all.
 #[track_caller]
 fn assert_before_or_after(
-    left: &[Programmed; 2],
-    before: &[Programmed; 2],
-    after: &[Programmed; 2],
+    left: &[Programmed],
+    before: &[Programmed],
+    after: &[Programmed],
     when: &str,
 ) {
     for (at, left) in left.iter().enumerate() {

@@ -19,6 +19,7 @@ mod health;
 mod killed;
 mod load_balancer;
 mod masquerade;
+mod modes;
 mod node_port;
 mod nodes;
 mod policies;

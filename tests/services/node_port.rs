@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use testnet::manifest::{Endpoint, documents};
-use testnet::{Family, Host};
+use testnet::{Family, Host, Mode};
 
 use super::world::{
     Addressed, World, address, gateway, node_port_service, slices, vip, with_slices,
@@ -49,7 +49,11 @@ fn node_ports_are_on_the_nodes_primary_addresses() {
     let (extra4, extra6) = ("192.168.0.101", "fd00:192:168::101");
     world.n1.namespace().ip(&format!("addr add {extra4}/24 dev eth0"));
     world.n1.namespace().ip(&format!("addr add {extra6}/64 dev eth0 nodad"));
-    let proxyd = world.start(&[]);
+    // The default of nftables mode alone.
+    let proxyd = match Mode::of_tests() {
+        Mode::Nftables => world.start(&[]),
+        Mode::Iptables(_) => world.start(&["--nodeport-addresses", "primary"]),
+    };
     let web = node_port_service("web", 10, NODE_PORT);
     proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
     for family in FAMILIES {

@@ -1,9 +1,10 @@
 //! [`Programmed`]: what the tables of a namespace do with packets, in a form in which two can be compared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::Value;
-use testnet::Namespace;
+use testnet::{Mode, Namespace, eventually};
 
 /// The service that tells when the daemon has synced (see `Proxyd::await_sync`) says nothing.
 const MARKERS: [&str; 2] = ["10.96.2", "fd00:96::fe:"];
@@ -27,13 +28,33 @@ pub(crate) struct Programmed {
 }
 
 impl Programmed {
-    /// Both families' tables.
-    pub(crate) fn of(namespace: &Namespace) -> [Programmed; 2] {
-        ["ip", "ip6"].map(|family| {
+    /// Both families' tables: all that is committed at once is one of these.
+    pub(crate) fn of(namespace: &Namespace) -> Vec<Programmed> {
+        let mode = Mode::of_tests();
+        if let Mode::Iptables(_) = mode {
+            let listed = mode.try_listed(namespace).expect("what iptables-save prints");
+            return listed.iter().flat_map(|saved| Chains::parse(saved)).collect();
+        }
+        let families = ["ip", "ip6"].map(|family| {
             let text = namespace.try_command("nft", &["-j", "list", "table", family, "viaduct"]);
             // Where there is no table, nothing is in force.
             text.map_or_else(|_| Programmed::default(), |text| Table::parse(&text).programmed())
-        })
+        });
+        families.to_vec()
+    }
+
+    /// The same, once it does not change any more: a program that was started goes on without its daemon.
+    pub(crate) fn at_rest(namespace: &Namespace) -> Vec<Programmed> {
+        if Mode::of_tests() == Mode::Nftables {
+            return Programmed::of(namespace);
+        }
+        let mut before = Programmed::of(namespace);
+        eventually("nobody writes any more", Duration::from_secs(5), || {
+            std::thread::sleep(Duration::from_millis(30));
+            let now = Programmed::of(namespace);
+            std::mem::replace(&mut before, now.clone()) == now
+        });
+        before
     }
 
     /// Frontends that lead to a choice among more or fewer endpoints than they have, or nowhere.
@@ -273,4 +294,73 @@ fn plain(value: &Value) -> String {
         return fields.iter().map(plain).collect::<Vec<_>>().join(" ");
     }
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What the chains of a table of iptables do: the same for that mode.
+struct Chains {
+    rules: BTreeMap<String, Vec<String>>,
+}
+
+impl Chains {
+    /// Every table that `iptables-save` prints.
+    fn parse(saved: &str) -> Vec<Programmed> {
+        let tables = saved.split("\n*").map(|table| {
+            let mut chains = Chains { rules: BTreeMap::new() };
+            for line in table.lines() {
+                if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next())
+                {
+                    chains.rules.entry(chain.to_owned()).or_default();
+                } else if let Some((chain, rule)) =
+                    line.strip_prefix("-A ").and_then(|rest| rest.split_once(' '))
+                {
+                    chains.rules.entry(chain.to_owned()).or_default().push(rule.to_owned());
+                }
+            }
+            let name = table.trim_start_matches('*').lines().next().unwrap_or_default();
+            (name.to_owned(), chains)
+        });
+        let tables: BTreeMap<String, Chains> = tables.collect();
+        // A table that nobody made does what an empty one does.
+        let of = |name| tables.get(name).map_or_else(Programmed::default, Chains::programmed);
+        ["mangle", "nat", "filter"].map(of).to_vec()
+    }
+
+    /// A node of a search tree: how deep the tree is says nothing.
+    fn is_branch(chain: &str) -> bool {
+        let mut parts = chain.split('-');
+        parts.next() == Some("VIADUCT") && parts.next().is_some_and(|letter| letter.len() == 1)
+    }
+
+    fn programmed(&self) -> Programmed {
+        let mut all = Programmed::default();
+        let roots = self.rules.keys().filter(|chain| !Chains::is_branch(chain));
+        for root in roots {
+            self.add(root, root, &mut all);
+        }
+        all.lines.retain(|line| !MARKERS.iter().any(|marker| line.contains(marker)));
+        all
+    }
+
+    fn add(&self, root: &str, chain: &str, all: &mut Programmed) {
+        let rules = &self.rules[chain];
+        if rules.is_empty() && chain != root {
+            all.flaws.push(format!("{chain}, below {root}, is empty"));
+        }
+        let in_tree = rules.iter().any(|rule| rule.starts_with("-d ") || rule.starts_with("-s "));
+        for (place, rule) in rules.iter().enumerate() {
+            let target = rule.split(' ').next_back().unwrap_or_default();
+            match self.rules.get(target) {
+                Some(_) if Chains::is_branch(target) => self.add(root, target, all),
+                Some(_) | None if in_tree || chain != root => {
+                    all.lines.insert(format!("{root}: {rule}"));
+                }
+                Some(_) | None => {
+                    all.lines.insert(format!("{root}, rule {place}: {rule}"));
+                }
+            }
+            if target.starts_with("VIADUCT-") && !self.rules.contains_key(target) {
+                all.flaws.push(format!("{chain}: {rule}: there is no such chain"));
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use testnet::manifest::{Endpoint, documents};
-use testnet::{Host, Node, Proxyd, eventually, programs};
+use testnet::{Host, Mode, Node, Proxyd, eventually, programs};
 
 use super::world::{
     Addressed, Backend, PORT, World, both, external, node_port_service, slices, vip, with_slices,
@@ -17,11 +17,8 @@ fn proxyd_command(node: &Node, line: &[String]) -> Result<String, String> {
     node.namespace().try_command(&programs::proxyd().display().to_string(), &line)
 }
 
-/// The tables with the handle of every object: what is written again gets another.
 fn tables(node: &Node) -> String {
-    let list =
-        |family| node.namespace().command("nft", &["-a", "-s", "list", "table", family, "viaduct"]);
-    list("ip") + &list("ip6")
+    Mode::of_tests().rules(node.namespace())
 }
 
 fn web(proxyd: &Proxyd<'_>, pod: &Backend<'_>) {
@@ -120,6 +117,9 @@ fn a_restart_writes_nothing_if_nothing_changed() {
         words.filter(|word| *word != "expires").collect::<Vec<_>>().join(" ")
     };
     assert_eq!(timeless(tables(&world.n1)), timeless(before));
+    let log = again.log();
+    let last = log.lines().rfind(|line| line.contains("synced in")).unwrap_or_default();
+    assert!(last.contains(": 0 elements in 0 transactions"), "{last}");
     assert!(again.is_running());
 }
 
@@ -148,20 +148,35 @@ fn changes_during_its_absence_are_made_up_for() {
 
 #[test]
 fn what_others_remove_comes_back() {
-    let damages: [&[&[&str]]; 4] = [
-        &[&["delete", "table", "ip", "viaduct"]],
-        &[&["delete", "table", "ip6", "viaduct"]],
-        &[&["flush", "ruleset"]],
-        &[&["flush", "table", "ip", "viaduct"], &["flush", "table", "ip6", "viaduct"]],
-    ];
+    let damages: &[&[&str]] = match Mode::of_tests() {
+        Mode::Nftables => &[
+            &["nft delete table ip viaduct"],
+            &["nft delete table ip6 viaduct"],
+            &["nft flush ruleset"],
+            &["nft flush table ip viaduct", "nft flush table ip6 viaduct"],
+        ],
+        Mode::Iptables("legacy") => &[
+            &["iptables-legacy -t nat -F"],
+            &["iptables-legacy -t nat -F", "iptables-legacy -t nat -X"],
+            &["ip6tables-legacy -t nat -D PREROUTING 1", "ip6tables-legacy -t nat -D OUTPUT 1"],
+            &["iptables-legacy -t nat -F VIADUCT-ADDRESSES", "ip6tables-legacy -t filter -F"],
+        ],
+        Mode::Iptables(_) => &[
+            &["nft flush ruleset"],
+            &["iptables-nft -t nat -F", "iptables-nft -t nat -X"],
+            &["ip6tables-nft -t nat -D PREROUTING 1", "ip6tables-nft -t nat -D OUTPUT 1"],
+            &["nft delete table ip nat", "nft delete table ip filter", "nft delete table ip6 nat"],
+        ],
+    };
     for damage in damages {
         let world = World::new();
         let a = world.backend(&world.n1, "a");
         let proxyd = world.start(&[]);
         web(&proxyd, &a);
         let known = proxyd.log().lines().count();
-        for command in damage {
-            world.n1.namespace().command("nft", command);
+        for command in *damage {
+            let words: Vec<&str> = command.split(' ').collect();
+            world.n1.namespace().command(words[0], &words[1..]);
         }
         eventually(&format!("all is back after {damage:?}"), Duration::from_secs(10), || {
             for family in FAMILIES {
@@ -181,6 +196,9 @@ fn what_others_remove_comes_back() {
 
 #[test]
 fn elements_that_others_remove_come_back() {
+    if !testnet::only_nftables("iptables mode has no elements") {
+        return;
+    }
     let world = World::new();
     let a = world.backend(&world.n1, "a");
     let proxyd = world.start(&[]);

@@ -1,7 +1,7 @@
 //! The tables as others see them.
 
 use testnet::manifest::{Endpoint, Service, documents};
-use testnet::{Family, Host, Proxyd, programs};
+use testnet::{Family, Host, Mode, Proxyd, programs};
 
 use super::world::{
     Addressed, PORT, World, both, external, node_port_service, service, slices, vip, with_slices,
@@ -40,6 +40,9 @@ pub(crate) fn fifty(proxyd: &Proxyd<'_>, endpoints: &[Endpoint], with_affinity: 
 
 #[test]
 fn nft_lists_the_tables_of_fifty_services() {
+    if !testnet::only_nftables("it is about what nft lists") {
+        return;
+    }
     let world = World::new();
     let pods = ["a", "b", "c"].map(|name| world.backend(&world.n1, name));
     let proxyd = world.start(&[]);
@@ -81,8 +84,21 @@ fn nothing_but_our_tables_is_touched() {
     let tables = world.n1.namespace().command("nft", &["list", "tables"]);
     let mut tables: Vec<&str> = tables.lines().collect();
     tables.sort_unstable();
-    let known =
-        ["table inet viaduct-host", "table ip stranger", "table ip viaduct", "table ip6 viaduct"];
+    let own: &[&str] = match Mode::of_tests() {
+        Mode::Nftables => &["table ip viaduct", "table ip6 viaduct"],
+        Mode::Iptables("legacy") => &[],
+        // Those of iptables: shared, but for our chains.
+        Mode::Iptables(_) => &[
+            "table ip filter",
+            "table ip mangle",
+            "table ip nat",
+            "table ip6 filter",
+            "table ip6 mangle",
+            "table ip6 nat",
+        ],
+    };
+    let mut known = [&["table inet viaduct-host", "table ip stranger"], own].concat();
+    known.sort_unstable();
     assert_eq!(tables, known);
     client.ping(a.v4()).unwrap();
 }
@@ -102,8 +118,16 @@ fn cleanup_removes_what_proxies_made_and_nothing_else() {
     let tables = world.n1.namespace().command("nft", &["list", "tables"]);
     let mut tables: Vec<&str> = tables.lines().collect();
     tables.sort_unstable();
+    // Tables of iptables belong to nobody and stay; in them there is nothing of ours.
+    let iptables =
+        |table: &&str| ["nat", "filter"].contains(&table.rsplit(' ').next().unwrap_or(""));
+    tables.retain(|table| !iptables(table));
     let left = ["table inet kube-proxy-not", "table inet viaduct-host", "table ip stranger"];
     assert_eq!(tables, left);
+    if let Mode::Iptables(_) = Mode::of_tests() {
+        let rules = Mode::of_tests().rules(world.n1.namespace());
+        assert!(!rules.contains("VIADUCT"), "{rules}");
+    }
     // The pods' own connectivity stays.
     world.n1.ping(a.v4()).unwrap();
     // Nothing left to clean is no error.

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use rustix::thread::UnshareFlags;
 use serde_json::Value;
 
+use crate::mode::lock_file;
 use crate::wait::eventually;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -28,7 +30,10 @@ pub struct Namespace {
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
     pinned: Mutex<Option<PathBuf>>,
+    xtables_lock: PathBuf,
 }
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Namespace {
     /// Makes a namespace with its loopback device up. The name is for messages.
@@ -58,6 +63,7 @@ impl Namespace {
             thread: Some(thread),
             path,
             pinned: Mutex::new(None),
+            xtables_lock: lock_file(NEXT.fetch_add(1, Ordering::Relaxed)),
         };
         namespace.ip("link set lo up");
         namespace
@@ -78,6 +84,11 @@ impl Namespace {
     /// A path that leads to it, good as `CNI_NETNS`, while this process lives.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the programs of iptables lock in here (`XTABLES_LOCKFILE`).
+    pub fn xtables_lock(&self) -> &Path {
+        &self.xtables_lock
     }
 
     /// Runs a closure in the namespace and returns what it returns; a panic goes to the caller.
@@ -117,8 +128,10 @@ impl Namespace {
     pub fn try_command(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
         let program = program.to_owned();
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let lock = self.xtables_lock.clone();
         self.run(move || {
-            let output = Command::new(&program).args(&arguments).output();
+            let mut command = Command::new(&program);
+            let output = command.args(&arguments).env("XTABLES_LOCKFILE", lock).output();
             let output = output.map_err(|error| error.to_string())?;
             if output.status.success() {
                 Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -221,6 +234,7 @@ impl Drop for Namespace {
         if let Some(path) = self.pinned.get_mut().ok().and_then(Option::take) {
             unpin(&path);
         }
+        let _ = fs::remove_file(&self.xtables_lock);
         self.jobs.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::host::Host;
 use crate::manifest::Service;
+use crate::mode::Mode;
 use crate::node::Node;
 use crate::programs;
 use crate::wait::eventually;
@@ -121,6 +122,10 @@ impl<'n> Proxyd<'n> {
         if !more.contains(&"--cluster-cidr") {
             line.extend(["--cluster-cidr", CLUSTER_CIDR]);
         }
+        let mode = Mode::of_tests();
+        if mode != Mode::Nftables && !more.contains(&"--proxy-mode") {
+            line.extend(["--proxy-mode", mode.name()]);
+        }
         line.extend(more);
         line.iter().map(|a| (*a).to_owned()).collect()
     }
@@ -129,9 +134,11 @@ impl<'n> Proxyd<'n> {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log");
         let more: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let line = Proxyd::command_line(self.node, "run", &more);
+        let lock = self.node.namespace().xtables_lock().to_owned();
         let child = self.node.namespace().run(move || {
             Command::new(programs::proxyd())
                 .args(line)
+                .env("XTABLES_LOCKFILE", lock)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log)
@@ -190,14 +197,9 @@ impl<'n> Proxyd<'n> {
         let marker = Service::new("marker").cluster_ips(&addresses).port("", "TCP", 1);
         self.write("zz-marker", &marker.to_string());
         eventually("the daemon's sync", SYNC_WITHIN, || {
-            let list = |family| {
-                self.node.namespace().try_command("nft", &["list", "table", family, "viaduct"])
-            };
-            match (list("ip"), list("ip6")) {
-                (Ok(four), Ok(six)) if four.contains(&v4) && six.contains(&v6) => Ok(()),
-                (Ok(_), Ok(_)) => Err("the marker is not in the tables".to_owned()),
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            }
+            let [four, six] = self.mode().try_listed(self.node.namespace())?;
+            let there = four.contains(&v4) && six.contains(&v6);
+            if there { Ok(()) } else { Err("the marker is not in the tables".to_owned()) }
         });
     }
 
@@ -208,6 +210,19 @@ impl<'n> Proxyd<'n> {
     /// If it was stopped.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running proxyd").id()
+    }
+
+    /// The mode it runs in.
+    pub fn mode(&self) -> Mode {
+        let mut words = self.arguments.iter().skip_while(|word| *word != "--proxy-mode").skip(1);
+        match words.next().map(String::as_str) {
+            Some("nftables") => Mode::Nftables,
+            Some("iptables") => match Mode::of_tests() {
+                Mode::Nftables => Mode::Iptables("nft"),
+                mode => mode,
+            },
+            _ => Mode::of_tests(),
+        }
     }
 
     /// Whether it has not ended.

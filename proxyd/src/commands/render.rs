@@ -7,19 +7,34 @@ use std::io::Write;
 use anyhow::{Context, Result, bail};
 
 use super::check::{Planned, plan_source};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::daemon::{check_mode, node};
-use crate::dataplane::nftables;
+use crate::dataplane::{iptables, nftables};
 
-/// Prints what would be programmed, as `nft -f` takes it; what is wrong with the source goes to standard
+/// Prints what would be programmed, as `nft -f` or `iptables-restore` takes it; what is wrong with the source goes to standard
 /// error.
 pub(super) fn render(config: &Config) -> Result<()> {
     check_mode(config)?;
     let Planned { table, cluster, problems, .. } = plan_source(config)?;
     // `run` sets what is configured before it asks.
     let be_liberal = config.conntrack.tcp_be_liberal || node::be_liberal();
-    let nodes = node::tables(config, &cluster, be_liberal);
-    let ruleset = nftables::render(table.frontends(), &nodes);
+    let mut nodes = node::tables(config, &cluster, be_liberal);
+    if config.mode == Mode::Iptables {
+        let checks = table.plans().filter_map(|(_, plan)| plan.health_check.as_ref());
+        let mut ports: Vec<u16> = checks.map(|check| check.port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        for node in &mut nodes {
+            node.health_check_ports.clone_from(&ports);
+        }
+    }
+    let ruleset = match config.mode {
+        Mode::Iptables => {
+            let frontends: Vec<_> = table.frontends().collect();
+            iptables::render(frontends.iter().copied(), &nodes)
+        }
+        _ => nftables::render(table.frontends(), &nodes),
+    };
     let printed = std::io::stdout().lock().write_all(ruleset.as_bytes());
     printed.context("print the ruleset")?;
     for problem in &problems {

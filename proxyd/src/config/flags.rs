@@ -152,6 +152,9 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = boolean)]
     pub external_ips: Option<bool>,
+    /// Remove what kube-proxy left, once our rules are in place; so it is without this flag too
+    #[arg(long)]
+    pub takeover: bool,
 
     /// oom_score_adj of this process [default: -999]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

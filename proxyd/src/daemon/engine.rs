@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use netlink::conntrack::Conntrack;
-use netlink::{Error, Family, Result};
+use netlink::{Errno, Error, Family, Result};
 
 use super::counters::Owners;
 use super::drift::{self, Told, Watched};
@@ -15,7 +15,8 @@ use super::node;
 use super::{Event, Queue, Shared, conntrack, leftovers};
 use crate::agent::ToAgent;
 use crate::cluster::{Cluster, Dirty, Protocol, ServiceName, ServicePortName};
-use crate::config::Config;
+use crate::config::{Config, Mode};
+use crate::dataplane::leftovers::Keep;
 use crate::dataplane::{Dataplane, FAMILIES, Node, NodePorts, Written};
 use crate::explain::{self, View};
 use crate::reporter::Reason;
@@ -29,6 +30,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Under churn at most a third of the time is spent on syncs, and no change waits longer than this.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const SYNC_SHARE: u32 = 2;
+/// How often it is looked for what others changed, where the kernel does not tell; if that takes long, a tenth of
+/// the time at most is spent on it.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
+const LOOK_SHARE: u32 = 10;
 /// Times of changes that are waited for, for the latency metric.
 const TRIGGERS: usize = 1000;
 /// How old the sums in metrics and status may be.
@@ -123,8 +128,13 @@ impl Engine {
     }
 
     /// See [`Dataplane::port`].
-    pub fn port(&self) -> Result<u32> {
+    pub fn port(&self) -> Result<Option<u32>> {
         self.dataplane.port()
+    }
+
+    /// See [`Dataplane::keep`].
+    pub fn keep(&self) -> Keep {
+        self.dataplane.keep()
     }
 
     /// Reads what is in the kernel already, while the source reads the objects.
@@ -139,6 +149,9 @@ impl Engine {
     pub fn run(mut self, queue: &Queue) {
         let mut complete = false;
         self.read_ahead();
+        if self.services {
+            leftovers::announce();
+        }
         loop {
             match queue.events.recv_timeout(self.patience(complete)) {
                 Ok(event) => {
@@ -150,7 +163,11 @@ impl Engine {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.tell_sums();
-            self.compare_if_deaf(queue);
+            if queue.port.is_some() {
+                self.compare_if_deaf(queue);
+            } else {
+                self.look();
+            }
             if complete && self.is_due(Instant::now()) {
                 let first = self.syncs == 0;
                 if !self.services {
@@ -159,7 +176,7 @@ impl Engine {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = listen(queue);
                     notify::ready();
-                    leftovers::remove();
+                    leftovers::remove(self.config.mode, self.dataplane.keep());
                 }
             }
         }
@@ -177,6 +194,24 @@ impl Engine {
         self.compare_at = None;
         self.listening = listen(queue);
         self.drift.push("looked for, since the kernel did not tell".to_owned());
+    }
+
+    /// Where the kernel tells nothing, it is asked; that costs next to nothing while nothing changes.
+    fn look(&mut self) {
+        if !self.services || self.syncs == 0 || !self.dataplane.is_known() {
+            self.compare_at = None;
+            return;
+        }
+        let now = Instant::now();
+        if *self.compare_at.get_or_insert(now + LOOK_EVERY) > now {
+            return;
+        }
+        match self.dataplane.look() {
+            Ok(differences) => self.drift.extend(differences),
+            Err(error) => tracing::warn!("{error}: what others change is not seen"),
+        }
+        let took = now.elapsed();
+        self.compare_at = Some(now + LOOK_EVERY.max(took * LOOK_SHARE));
     }
 
     /// Takes in everything that waits; `false` if the daemon ends.
@@ -317,7 +352,8 @@ impl Engine {
             }
             planned.extend(services);
         }
-        let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
+        let health_checks_changed = self.plan_health_checks(&planned);
+        let nodes = self.nodes();
         let full = !self.dataplane.is_known() || !drift.is_empty();
         let outcome = if full {
             let table = &self.table;
@@ -338,11 +374,15 @@ impl Engine {
                 self.committed(&dirty, full, took, &written);
                 self.tell_drift(&drift, &written);
                 self.after_commit(&delta, full, &nodes, &dirty, &planned);
+                if health_checks_changed || full {
+                    let checks = self.health_checks.values().cloned().collect();
+                    self.shared.health_checks.update(checks);
+                }
                 Ok(())
             }
             Err(error) => {
                 self.unfinished = Some((dirty, delta, planned));
-                Err(self.failed(error))
+                Err(self.failed(error, full))
             }
         }
     }
@@ -435,13 +475,16 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, error: Error) -> Error {
+    fn failed(&mut self, error: Error, full: bool) -> Error {
         self.failures += 1;
         let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(16) - 1);
-        let wait = wait.min(self.config.sync_period.max(FIRST_RETRY));
+        // Whoever has the lock of xtables gives it back some time.
+        let longest =
+            if error.errno == Errno::AGAIN { LOOK_EVERY } else { self.config.sync_period };
+        let wait = wait.min(longest.max(FIRST_RETRY));
         self.retry_at = Some(Instant::now() + wait);
         for family in FAMILIES {
-            self.shared.metrics.sync_failed(family);
+            self.shared.metrics.sync_failed(family, !full);
         }
         let hint = hint(&error);
         tracing::error!("sync failed: {error}{hint}; everything is compared in {wait:?}");
@@ -462,7 +505,6 @@ impl Engine {
             let going = self.cluster.this_node().is_some_and(|node| node.going_away);
             self.shared.health.set_node_eligible(!going);
         }
-        self.update_health_checks(planned);
         self.clean_conntrack(delta, full, nodes, planned);
         self.update_relay();
         self.sums_at.get_or_insert(Instant::now() + SUMS_AFTER);
@@ -479,7 +521,20 @@ impl Engine {
         status.set("lastSync", jiff::Timestamp::now().to_string());
     }
 
-    fn update_health_checks(&mut self, planned: &BTreeSet<ServiceName>) {
+    /// What the tables of both families hold besides Services.
+    fn nodes(&self) -> [Node; 2] {
+        let mut nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
+        if self.config.mode == Mode::Iptables {
+            let ports: BTreeSet<u16> = self.health_checks.values().map(|(port, _)| *port).collect();
+            for node in &mut nodes {
+                node.health_check_ports = ports.iter().copied().collect();
+            }
+        }
+        nodes
+    }
+
+    /// Plans health checks; whether any changed.
+    fn plan_health_checks(&mut self, planned: &BTreeSet<ServiceName>) -> bool {
         let mut changed = false;
         for name in planned {
             let plan = self.table.plan(name);
@@ -497,14 +552,11 @@ impl Engine {
             };
             changed |= before.as_ref() != self.health_checks.get(name);
         }
-        if changed {
-            self.shared.health_checks.update(self.health_checks.values().cloned().collect());
-        }
+        changed
     }
 
     fn update_relay(&self) {
-        let addresses = &self.config.nodeport_addresses;
-        let wanted = FAMILIES.map(|family| addresses.localhost(family));
+        let wanted = node::localhost_nodeports(&self.config);
         if wanted == [false, false] {
             return;
         }
@@ -552,6 +604,9 @@ impl Engine {
             self.shared.metrics.no_local_endpoints(family, internal, external);
             let (frontends, endpoints) = self.dataplane.counts(family);
             self.shared.metrics.programmed(family, frontends, endpoints);
+            for (table, all, last) in self.dataplane.rules(family) {
+                self.shared.metrics.iptables_rules(family, table, all, last);
+            }
         }
         let [v4, v6] = FAMILIES.map(|family| self.dataplane.counts(family));
         self.shared.status.set("frontends", v4.0 + v6.0);
@@ -617,9 +672,10 @@ impl Engine {
 
 /// Has changes told that others make.
 fn listen(queue: &Queue) -> bool {
+    let Some(port) = queue.port else { return false };
     let events = queue.sender.clone();
     let tell = move |what| events.send(Event::Drift(what)).is_ok();
-    drift::listen(Watched::Services, queue.port, tell)
+    drift::listen(Watched::Services, port, tell)
 }
 
 /// The first few of a list, and how many more there are.
@@ -634,7 +690,6 @@ fn some_of(list: &[String]) -> String {
 
 /// What to do about a refusal of the kernel's.
 fn hint(error: &Error) -> &'static str {
-    use netlink::Errno;
     match error.errno {
         Errno::PERM | Errno::ACCESS => " (CAP_NET_ADMIN is needed in this network namespace)",
         Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT => {

@@ -92,7 +92,7 @@ impl Shared {
         Shared {
             health_checks: HealthCheckPorts::new(health.clone()),
             health,
-            metrics: Metrics::new(),
+            metrics: Metrics::new(config.mode),
             relay: NodePortRelay::new(),
             status: Arc::new(Status::default()),
             reporter: Reporter::nobody(),
@@ -138,8 +138,10 @@ fn start_reporter(config: &Config) -> Result<Reporter> {
 /// Refuses modes that are not built.
 pub fn check_mode(config: &Config) -> Result<()> {
     match config.mode {
-        Mode::Nftables => Ok(()),
-        other => bail!("--proxy-mode {other}: this mode is not built yet; use nftables"),
+        Mode::Nftables | Mode::Iptables => Ok(()),
+        other => {
+            bail!("--proxy-mode {other}: this mode is not built yet; use nftables or iptables")
+        }
     }
 }
 
@@ -157,7 +159,7 @@ pub fn oneshot(config: &Config) -> Result<()> {
     let problems = update.problems.as_ref().map_or(0, Vec::len);
     engine.take(update);
     engine.sync().context("programming the kernel")?;
-    leftovers::report(&dataplane::leftovers::remove_others());
+    leftovers::report(&dataplane::leftovers::remove_others(config.mode, engine.keep()));
     if problems > 0 {
         bail!("{problems} problems in the manifests; everything else is programmed");
     }
@@ -195,7 +197,9 @@ pub fn run(config: &Config) -> Result<()> {
             move || engine.run(&queue)
         })
         .context("start the dataplane thread")?;
-    shared.metrics.set_scrape_hook(counters::scrape_hook(events.clone()));
+    if config.mode == Mode::Nftables {
+        shared.metrics.set_scrape_hook(counters::scrape_hook(events.clone()));
+    }
     let (reader, told) = (events.clone(), policies.clone());
     std::thread::Builder::new()
         .name("source".into())
@@ -249,7 +253,7 @@ fn start_agent(
 pub struct Queue {
     events: Receiver<Event>,
     sender: Sender<Event>,
-    port: u32,
+    port: Option<u32>,
 }
 
 fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Option<&ToPolicies>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use netlink::{Errno, Family, Prefix, sysctl};
 
 use crate::cluster::{self, Cluster};
-use crate::config::{Config, LocalDetection, NodePortScope};
+use crate::config::{Config, LocalDetection, Mode, NodePortScope};
 use crate::dataplane::{FAMILIES, Node, NodePorts, PodTraffic, Settings};
 use crate::service::Rules;
 use crate::service::endpoints::Place;
@@ -53,6 +53,7 @@ pub fn tables(config: &Config, cluster: &Cluster, be_liberal: bool) -> [Node; 2]
             pod_cidrs,
             nodeport_addresses,
             service_cidrs: cluster.service_cidrs().to_vec(),
+            health_check_ports: Vec::new(),
         }
     })
 }
@@ -103,6 +104,22 @@ fn nodeports(
     let kind = if listed.is_empty() { NodePorts::Listed } else { NodePorts::InNetworks };
     listed.extend(own.filter(|_| wants_primary).map(Prefix::host));
     (kind, listed)
+}
+
+/// In which families node ports answer on loopback addresses: by a relay in every mode, since the packets of
+/// iptables mode's own way (`route_localnet`) could come from outside too (CVE-2020-8558).
+pub fn localhost_nodeports(config: &Config) -> [bool; 2] {
+    let addresses = &config.nodeport_addresses;
+    let explicit = FAMILIES.map(|family| addresses.localhost(family));
+    let by_default = config.mode == Mode::Iptables
+        && config.iptables_localhost_nodeports
+        && match addresses.scope(Family::V4, config.mode) {
+            NodePortScope::All => true,
+            NodePortScope::Listed { cidrs, .. } => {
+                cidrs.iter().any(|cidr| cidr.contains(std::net::Ipv4Addr::LOCALHOST.into()))
+            }
+        };
+    [explicit[0] || by_default, explicit[1]]
 }
 
 fn is_loopback(prefix: Prefix) -> bool {

@@ -4,29 +4,28 @@
 //! kubelet and of everybody else stay.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
-use netlink::RouteSocket;
+use anyhow::{Context, Result};
 use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
+use netlink::{Family, RouteSocket};
+
+use super::programs::{TABLES, Variant};
+use crate::config::Mode;
 
 /// kube-proxy's tables in nftables mode.
 const KUBE_PROXY: [Table<'static>; 2] = [
     Table { family: TableFamily::Ip, name: "kube-proxy" },
     Table { family: TableFamily::Ip6, name: "kube-proxy" },
 ];
-/// Our own.
-const VIADUCT: [Table<'static>; 3] = [
+/// Our own, of Services.
+const VIADUCT: [Table<'static>; 2] = [
     Table { family: TableFamily::Ip, name: "viaduct" },
     Table { family: TableFamily::Ip6, name: "viaduct" },
-    Table { family: TableFamily::Inet, name: "viaduct-policy" },
 ];
+/// Our own, of policies in every mode.
+const POLICY: Table<'static> = Table { family: TableFamily::Inet, name: "viaduct-policy" };
 /// The device that IPVS modes bind Service addresses to.
 const IPVS_DEVICE: &str = "kube-ipvs0";
-/// Tables of iptables that the iptables and IPVS modes use.
-const IPTABLES: [&str; 3] = ["nat", "filter", "mangle"];
 /// kube-proxy's chains, of its iptables and IPVS modes. Others begin with `KUBE-` too: the kubelet's,
 /// and those of policy agents and runtimes (`KUBE-ROUTER-…`, `KUBE-POD-FW-…`, `KUBE-HOSTPORTS`).
 const CHAINS: [&str; 13] = [
@@ -44,9 +43,11 @@ const CHAINS: [&str; 13] = [
     "KUBE-IPVS-FILTER",
     "KUBE-IPVS-OUT-FILTER",
 ];
-/// The beginnings of those that each Service or endpoint has, and of ours.
-const PREFIXES: [&str; 7] =
-    ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-", "VIADUCT-"];
+/// The beginnings of those that each Service or endpoint has.
+const PREFIXES: [&str; 6] =
+    ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-"];
+/// The beginning of ours.
+const OWN: &str = "VIADUCT-";
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
@@ -66,16 +67,38 @@ impl Removal {
     }
 }
 
-/// Removes what would get in the way of the nftables mode.
-pub fn remove_others() -> Removal {
+/// What of iptables keeps its chains: where it is the mode, ours stay in the variant that is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: kube-proxy's chains go, and ours.
+    Nothing,
+    /// Our own chains in this variant.
+    OursIn(Variant),
+}
+
+impl Keep {
+    fn removes(self, variant: Variant, chain: &str) -> bool {
+        is_kube_proxys(chain) || (chain.starts_with(OWN) && self != Keep::OursIn(variant))
+    }
+}
+
+/// Removes what would get in the way of a mode: what kube-proxy made, and what our other modes did.
+pub fn remove_others(mode: Mode, keep: Keep) -> Removal {
     let mut removal = Removal::default();
     for table in KUBE_PROXY {
         removal.note(delete_table(table));
     }
-    removal.note(delete_device());
-    for family in [TableFamily::Ip, TableFamily::Ip6] {
+    if mode != Mode::Nftables {
+        for table in VIADUCT {
+            removal.note(delete_table(table));
+        }
+    }
+    if mode != Mode::Ipvs {
+        removal.note(delete_device());
+    }
+    for family in [Family::V4, Family::V6] {
         for variant in [Variant::Nft, Variant::Legacy] {
-            removal.note(clean_iptables(family, variant));
+            removal.note(clean_iptables(family, variant, keep));
         }
     }
     removal
@@ -83,11 +106,35 @@ pub fn remove_others() -> Removal {
 
 /// Removes everything that any mode of ours or of kube-proxy makes.
 pub fn remove_all() -> Removal {
-    let mut removal = remove_others();
-    for table in VIADUCT {
+    let mut removal = remove_others(Mode::Nftables, Keep::Nothing);
+    for table in VIADUCT.into_iter().chain([POLICY]) {
         removal.note(delete_table(table));
     }
     removal
+}
+
+/// What of kube-proxy's is in the kernel, in words; to be removed.
+pub fn kube_proxys() -> Vec<String> {
+    let mut found = Vec::new();
+    for table in KUBE_PROXY {
+        let comment = NftSocket::open().and_then(|mut socket| socket.table_comment(table));
+        if comment.is_ok_and(|comment| comment.is_some()) {
+            found.push(format!("nftables table {} {}", name_of(table.family), table.name));
+        }
+    }
+    for family in [Family::V4, Family::V6] {
+        for variant in [Variant::Nft, Variant::Legacy] {
+            if variant.may_have(family, is_kube_proxys).unwrap_or(false)
+                && let Ok(saved) = variant.save(family)
+            {
+                let chains = removal_script(&saved, is_kube_proxys).1;
+                if chains > 0 {
+                    found.push(format!("{chains} chains of {}", variant.title(family)));
+                }
+            }
+        }
+    }
+    found
 }
 
 fn name_of(family: TableFamily) -> &'static str {
@@ -118,114 +165,48 @@ fn delete_device() -> Result<Option<String>> {
     Ok(deleted.then(|| format!("device {IPVS_DEVICE}")))
 }
 
-/// The two ways in which iptables keeps rules.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Variant {
-    Nft,
-    Legacy,
-}
-
-impl Variant {
-    /// Names of a program, the certain one first.
-    fn programs(self, family: TableFamily, action: &str) -> [String; 2] {
-        let start = if family == TableFamily::Ip6 { "ip6tables" } else { "iptables" };
-        let own = match self {
-            Variant::Nft => "nft",
-            Variant::Legacy => "legacy",
-        };
-        [format!("{start}-{own}-{action}"), format!("{start}-{action}")]
-    }
-
-    /// Whether there can be anything to remove. To run the programs would load kernel modules.
-    fn is_used(self, family: TableFamily) -> Result<bool> {
-        match self {
-            Variant::Nft => {
-                let mut socket = NftSocket::open()?;
-                for name in IPTABLES {
-                    let chains = socket.chains(Table { family, name })?;
-                    if chains.iter().any(|chain| is_ours(chain)) {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            Variant::Legacy => {
-                let file = format!("/proc/net/{}_tables_names", name_of(family));
-                // No file: the kernel module is not loaded, so nobody has such rules.
-                Ok(std::fs::read_to_string(file).is_ok_and(|names| !names.trim().is_empty()))
-            }
-        }
-    }
-}
-
-fn is_ours(chain: &str) -> bool {
+fn is_kube_proxys(chain: &str) -> bool {
     CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
-fn clean_iptables(family: TableFamily, variant: Variant) -> Result<Option<String>> {
-    let [certain, _] = variant.programs(family, "save");
-    let certain = certain.trim_end_matches("-save");
-    let what = || format!("remove the chains of kube-proxy from {certain}");
-    if !variant.is_used(family).with_context(what)? {
+fn clean_iptables(family: Family, variant: Variant, keep: Keep) -> Result<Option<String>> {
+    let title = variant.title(family);
+    let what = || format!("remove the chains of kube-proxy from {title}");
+    let goes = |chain: &str| keep.removes(variant, chain);
+    if !variant.may_have(family, goes).with_context(what)? {
         return Ok(None);
     }
-    let saved = execute(&variant.programs(family, "save"), &[], "").with_context(what)?;
-    let (script, chains) = removal_script(&saved);
+    let missing = "run `proxyd cleanup` where the programs of iptables are";
+    let saved = variant.save(family).context(missing).with_context(what)?;
+    let (script, chains) = removal_script(&saved, goes);
     if chains == 0 {
         return Ok(None);
     }
-    // Only the legacy variant knows the lock, the other one ignores the option.
-    let options = ["--noflush", "--wait", "5"];
-    execute(&variant.programs(family, "restore"), &options, &script).with_context(what)?;
-    Ok(Some(format!("{chains} chains of {certain}")))
+    variant.restore(family, &script).with_context(what)?;
+    Ok(Some(format!("{chains} chains of {title}")))
 }
 
-/// Runs the first of these programs that is installed.
-fn execute(programs: &[String], options: &[&str], input: &str) -> Result<String> {
-    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
-    let mut candidates = programs.iter().flat_map(|name| places.map(|p| Path::new(p).join(name)));
-    let Some(program) = candidates.find(|path| path.exists()) else {
-        bail!("{} is not installed here: run `proxyd cleanup` where it is", programs.join(" or "));
-    };
-    let mut child = Command::new(&program)
-        .args(options)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
-    // These programs read all of their input before they write anything.
-    let sent = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{}: {}: {}", program.display(), output.status, said.trim());
-    }
-    sent.transpose().with_context(|| format!("write to {}", program.display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// From the output of `iptables-save`, the input of `iptables-restore --noflush` that removes our chains
-/// and the rules that lead to them; and how many chains these are.
-fn removal_script(saved: &str) -> (String, usize) {
+/// From the output of `iptables-save`, the input of `iptables-restore --noflush` that removes the chains
+/// of these names and the rules that lead to them; and how many chains these are.
+fn removal_script(saved: &str, goes: impl Fn(&str) -> bool) -> (String, usize) {
     let mut script = String::new();
     let mut count = 0;
     for table in saved.split("\n*").map(|table| table.trim_start_matches('*')) {
         let mut lines = table.lines();
-        let Some(name) = lines.next().filter(|name| IPTABLES.contains(name)) else { continue };
+        let Some(name) = lines.next().filter(|name| TABLES.contains(name)) else { continue };
         let (mut chains, mut jumps) = (BTreeSet::new(), Vec::new());
         for line in lines {
             if let Some(declared) = line.strip_prefix(':') {
                 let chain = declared.split(' ').next().unwrap_or_default();
-                if is_ours(chain) {
+                if goes(chain) {
                     chains.insert(chain);
                 }
             } else if let Some(rule) = line.strip_prefix("-A ") {
                 let mut words = rule.split(' ');
-                let outside = words.next().is_some_and(|chain| !is_ours(chain));
+                let outside = words.next().is_some_and(|chain| !goes(chain));
                 let words: Vec<&str> = words.collect();
                 let mut pairs = words.windows(2);
-                if outside && pairs.any(|pair| matches!(pair[0], "-j" | "-g") && is_ours(pair[1])) {
+                if outside && pairs.any(|pair| matches!(pair[0], "-j" | "-g") && goes(pair[1])) {
                     jumps.push(rule);
                 }
             }
@@ -261,7 +242,7 @@ mod tests {
             "KUBE-HOSTPORTS",
             "KUBE-HP-ABCDEFGHIJKLMNOP",
         ] {
-            assert!(!is_ours(chain), "{chain}");
+            assert!(!is_kube_proxys(chain), "{chain}");
         }
     }
 
@@ -289,7 +270,7 @@ COMMIT
 :KUBE-UNKNOWN - [0:0]
 COMMIT
 ";
-        let (script, chains) = removal_script(saved);
+        let (script, chains) = removal_script(saved, is_kube_proxys);
         assert_eq!(
             script,
             "\

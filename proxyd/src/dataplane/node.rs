@@ -71,6 +71,8 @@ pub struct Node {
     pub nodeport_addresses: Vec<Prefix>,
     /// Ranges that ClusterIPs come from.
     pub service_cidrs: Vec<Prefix>,
+    /// Ports of health checks, sorted: iptables mode lets them in.
+    pub health_check_ports: Vec<u16>,
 }
 
 /// What was written.

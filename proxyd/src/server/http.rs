@@ -207,7 +207,7 @@ mod tests {
 
     fn pages() -> MetricsPages {
         MetricsPages {
-            metrics: Metrics::new(),
+            metrics: Metrics::default(),
             proxy_mode: "nftables".to_owned(),
             configz: json!({"kubeproxy.config.k8s.io": {"mode": "nftables"}}),
             status: Arc::new(|| json!({"synced": true})),
@@ -221,7 +221,7 @@ mod tests {
             let clock = FakeClock::new();
             let period = Duration::from_secs(30);
             let health = Health::with_clock(&[Family::V4], period, clock.clock());
-            let metrics = Metrics::new();
+            let metrics = Metrics::default();
             let address = start(health_router(health.clone(), metrics.clone())).await;
             let healthz = get(address, "/healthz", "").await;
             assert_eq!(healthz.status, 200);

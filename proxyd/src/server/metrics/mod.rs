@@ -3,6 +3,7 @@
 //! One method per event. Whoever scrapes gets [`Metrics::render`].
 
 mod conntrack;
+mod iptables;
 #[cfg(test)]
 mod monitoring;
 mod series;
@@ -14,8 +15,10 @@ use netlink::Family;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+use self::iptables::Iptables;
 use self::series::{Series, by_family};
 use super::ip_family;
+use crate::config::Mode;
 
 /// Appends samples that are read at scrape time.
 pub type ScrapeHook = Box<dyn Fn(&mut String) + Send + Sync>;
@@ -29,24 +32,27 @@ pub struct Metrics {
 struct Shared {
     series: Series,
     registry: Registry,
+    /// In iptables mode alone.
+    iptables: Option<Iptables>,
     hook: RwLock<Option<ScrapeHook>>,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        Metrics::new()
+        Metrics::new(Mode::default())
     }
 }
 
 impl Metrics {
-    /// Metrics without any event yet.
-    pub fn new() -> Metrics {
-        Metrics::with_sysctls(conntrack::from_proc)
+    /// Metrics of a mode, without any event yet.
+    pub fn new(mode: Mode) -> Metrics {
+        Metrics::with_sysctls(conntrack::from_proc, mode)
     }
 
-    fn with_sysctls(read: conntrack::Read) -> Metrics {
-        let (series, registry) = Series::register(read);
-        Metrics { shared: Arc::new(Shared { series, registry, hook: RwLock::new(None) }) }
+    fn with_sysctls(read: conntrack::Read, mode: Mode) -> Metrics {
+        let (series, mut registry) = Series::register(read);
+        let iptables = (mode == Mode::Iptables).then(|| Iptables::register(&mut registry));
+        Metrics { shared: Arc::new(Shared { series, registry, iptables, hook: RwLock::new(None) }) }
     }
 
     fn series(&self) -> &Series {
@@ -68,8 +74,12 @@ impl Metrics {
         series.last_synced.get_or_create(&labels).set(unix_now());
     }
 
-    /// A sync failed: `sync_proxy_rules_nftables_sync_failures_total`.
-    pub fn sync_failed(&self, family: Family) {
+    /// A sync failed: `sync_proxy_rules_nftables_sync_failures_total`, or for iptables
+    /// `sync_proxy_rules_iptables_restore_failures_total`; `partial` if it was about what had changed alone.
+    pub fn sync_failed(&self, family: Family, partial: bool) {
+        if let Some(iptables) = &self.shared.iptables {
+            return iptables.failed(family, partial);
+        }
         self.series().sync_failures.get_or_create(&by_family(family)).inc();
     }
 
@@ -128,10 +138,21 @@ impl Metrics {
         series.endpoints.get_or_create(&labels).set(gauge(endpoints));
     }
 
-    /// The kernel took nftables transactions that added or removed `elements` in `bytes` of netlink
-    /// messages.
+    /// The rules of a table of iptables: `sync_proxy_rules_iptables_total`, and `…_last` for what the last sync wrote.
+    pub fn iptables_rules(&self, family: Family, table: &'static str, all: usize, last: usize) {
+        if let Some(iptables) = &self.shared.iptables {
+            iptables.rules(family, table, all, last);
+        }
+    }
+
+    /// The kernel took transactions that added or removed `elements` in `bytes` of messages; for iptables
+    /// these are tables, lines and text.
     pub fn committed(&self, transactions: u64, elements: u64, bytes: u64) {
         let series = self.series();
+        if let Some(iptables) = &self.shared.iptables {
+            series.sync_bytes.inc_by(bytes);
+            return iptables.committed(transactions, elements);
+        }
         series.transactions.inc_by(transactions);
         series.elements_written.inc_by(elements);
         series.sync_bytes.inc_by(bytes);
@@ -189,7 +210,7 @@ mod tests {
     use super::*;
 
     fn metrics() -> Metrics {
-        Metrics::with_sysctls(|_| None)
+        Metrics::with_sysctls(|_| None, Mode::Nftables)
     }
 
     /// The value of one sample.
@@ -207,7 +228,7 @@ mod tests {
         metrics.sync_queued(Family::V4);
         metrics.sync_finished(Family::V4, true, Duration::from_millis(3));
         metrics.sync_finished(Family::V6, false, Duration::from_millis(5));
-        metrics.sync_failed(Family::V6);
+        metrics.sync_failed(Family::V6, false);
         metrics.cleanup_failed(Family::V4);
         metrics.programming_latency(Family::V4, 0.3);
         metrics.no_local_endpoints(Family::V4, 2, 3);
@@ -220,6 +241,24 @@ mod tests {
         metrics.committed(1, 11, 12);
         metrics.drift_repaired();
         metrics.source_errors(13);
+    }
+
+    #[test]
+    fn iptables_mode_has_its_own() {
+        let metrics = Metrics::with_sysctls(|_| None, Mode::Iptables);
+        one_of_each_event(&metrics);
+        metrics.sync_failed(Family::V6, true);
+        metrics.iptables_rules(Family::V4, "nat", 20, 3);
+        let text = metrics.render();
+        let failures =
+            "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv6\"}";
+        assert_eq!(value(&text, failures), 2.0);
+        let partial = failures.replace("_restore_", "_partial_restore_");
+        assert_eq!(value(&text, &partial), 1.0);
+        let rules = "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"}";
+        assert_eq!(value(&text, rules), 20.0);
+        assert_eq!(value(&text, "viaduct_iptables_lines_written_total"), 11.0);
+        assert!(!text.contains("nftables_sync_failures_total"), "{text}");
     }
 
     #[test]
@@ -310,7 +349,7 @@ mod tests {
 
     #[test]
     fn the_text_suits_both_generations_of_parsers() {
-        let metrics = Metrics::with_sysctls(|_| Some(1));
+        let metrics = Metrics::with_sysctls(|_| Some(1), Mode::Nftables);
         one_of_each_event(&metrics);
         let text = metrics.render();
         assert!(text.ends_with("\n# EOF\n"));
@@ -338,7 +377,7 @@ mod tests {
             "net/netfilter/nf_conntrack_count" => Some(17),
             _ => None,
         };
-        let text = Metrics::with_sysctls(read).render();
+        let text = Metrics::with_sysctls(read, Mode::Nftables).render();
         assert_eq!(value(&text, "viaduct_conntrack_entries"), 17.0);
         assert!(!text.contains("viaduct_conntrack_max"), "{text}");
     }

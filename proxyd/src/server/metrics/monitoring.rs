@@ -27,7 +27,7 @@ struct Rule {
 
 /// The names of all samples that the page can have, from its own lines about types.
 fn exposed() -> BTreeSet<String> {
-    let metrics = Metrics::with_sysctls(|_| Some(1));
+    let metrics = Metrics::with_sysctls(|_| Some(1), crate::config::Mode::Nftables);
     super::tests::one_of_each_event(&metrics);
     let (events, _) = std::sync::mpsc::channel();
     metrics.set_scrape_hook(crate::daemon::counters::scrape_hook(events));

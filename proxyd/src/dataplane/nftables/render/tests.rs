@@ -154,6 +154,7 @@ fn node(pod_traffic: PodTraffic, nodeports: NodePorts) -> Node {
         pod_cidrs: prefixes(&["10.244.0.0/16", "fd00:10::/32"]),
         nodeport_addresses: Vec::new(),
         service_cidrs: prefixes(&["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24", "::/0"]),
+        health_check_ports: Vec::new(),
     }
 }
 

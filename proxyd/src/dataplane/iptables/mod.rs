@@ -1,0 +1,236 @@
+//! Services in iptables: a search tree of chains leads to a chain for each Service port.
+//!
+//! - `names`: tables and chains; `fixed`: chains that are always there, and what leads to them
+//! - `tree`: how a packet finds its frontend in some tens of rules
+//! - `services`: the chains of Services, and which of them a change concerns
+//! - `saved`: what the kernel holds; `script`: the difference, as `iptables-restore` takes it
+//! - `watch`: whether somebody else changed something; `render`: everything, as text
+//!
+//! One run of `iptables-restore` per family and sync has only the chains that change, and happens as a whole
+//! or not at all in each table. What was committed is in memory, as a hash of each chain. After any error nothing is
+//! assumed: [`Iptables::reconcile`] reads everything, once, and writes what differs.
+
+mod fixed;
+mod names;
+mod render;
+mod saved;
+mod script;
+mod services;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod watch;
+
+use std::collections::BTreeMap;
+
+use netlink::{Errno, Error, Family, Result};
+
+pub use render::render;
+
+use super::programs::{Failure, Variant};
+use super::{FAMILIES, Node, Written, index};
+use crate::service::table::Delta;
+use crate::service::{Frontend, FrontendKey};
+use names::Table;
+use saved::Held;
+use script::Script;
+use services::{Plan, Services};
+use watch::{Counts, Stamp};
+
+/// Services in iptables.
+pub struct Iptables {
+    variant: Variant,
+    families: [Option<Of>; 2],
+}
+
+/// Services of a family.
+struct Of {
+    family: Family,
+    services: Services,
+    held: Held,
+    stamp: Option<Stamp>,
+    /// How many rules there were when everything was as it should be.
+    counts: Option<Counts>,
+    /// Rules that the last sync wrote.
+    last: BTreeMap<Table, usize>,
+}
+
+impl Iptables {
+    /// Finds out which variant this host uses.
+    pub fn open() -> Result<Iptables> {
+        let (variant, why) = Variant::of_host()?;
+        tracing::info!("iptables is the {variant} variant: {why}");
+        Ok(Iptables { variant, families: [None, None] })
+    }
+
+    /// Which variant is used.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// Whether what is in the kernel is known, so that [`Iptables::apply`] can be used.
+    pub fn is_known(&self) -> bool {
+        FAMILIES.iter().all(|family| self.families[index(*family)].is_some() || !has(*family))
+    }
+
+    /// Commits what changed. After an error the state is not known any more.
+    pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2]) -> Result<Written> {
+        let mut written = Written::default();
+        for (slot, node) in self.families.iter_mut().zip(nodes) {
+            let Some(mut of) = slot.take() else { continue };
+            let family = of.family;
+            let entries = delta.iter().filter(|(key, _)| key.family() == family);
+            let entries = entries.map(|(key, frontend)| (*key, frontend.as_ref()));
+            let plan = of.services.change(entries);
+            let script = if of.services.node() == node {
+                of.script(&plan, false)
+            } else {
+                // Most rules depend on it.
+                let before =
+                    std::mem::replace(&mut of.services, Services::new(family, node.clone()));
+                of.services.change(before.frontends().iter().map(|(key, f)| (*key, Some(f))));
+                of.script(&of.services.everything(), true)
+            };
+            of.run(self.variant, script, &mut written)?;
+            *slot = Some(of);
+        }
+        Ok(written)
+    }
+
+    /// Reads what is in the kernel, and writes what differs from these frontends.
+    pub fn reconcile(
+        &mut self,
+        frontends: &[(FrontendKey, &Frontend)],
+        nodes: &[Node; 2],
+    ) -> Result<Written> {
+        let mut written = Written::default();
+        self.families = [None, None];
+        for (family, node) in FAMILIES.into_iter().zip(nodes) {
+            if !has(family) {
+                continue;
+            }
+            let mut services = Services::new(family, node.clone());
+            let own = frontends.iter().filter(|(key, _)| key.family() == family);
+            services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
+            let (held, stamp) = read(self.variant, family)?;
+            let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
+            let script = of.script(&of.services.everything(), true);
+            if !script.is_empty() {
+                let before = of.held.clone();
+                of.run(self.variant, script, &mut written)?;
+                let repairs = before.differences(&of.held).into_iter();
+                written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
+            }
+            self.families[index(family)] = Some(of);
+        }
+        Ok(written)
+    }
+
+    /// Looks whether somebody else changed our chains, or what leads to them; tells what.
+    pub fn look(&mut self) -> Result<Vec<String>> {
+        let mut differences = Vec::new();
+        for of in self.families.iter_mut().flatten() {
+            let seen = Stamp::now(self.variant, of.family)?;
+            if of.stamp.as_ref() == Some(&seen) {
+                continue;
+            }
+            let counts = Counts::now(self.variant, of.family, &of.held)?;
+            if let (Some(now), Some(before)) = (&counts, &of.counts)
+                && now.are_right(before, &of.held)
+            {
+                of.stamp = Some(seen);
+                continue;
+            }
+            let (there, stamp) = read(self.variant, of.family)?;
+            let found = there.differences(&of.held);
+            if found.is_empty() {
+                (of.stamp, of.counts) = (stamp, counts);
+            }
+            differences.extend(found.into_iter().map(|what| format!("{}: {what}", of.family)));
+        }
+        Ok(differences)
+    }
+
+    /// Rules in each table, and those that the last sync wrote.
+    pub fn rules(&self, family: Family) -> Vec<(&'static str, usize, usize)> {
+        let Some(of) = &self.families[index(family)] else { return Vec::new() };
+        let mut all: BTreeMap<Table, usize> = Table::ALL.map(|table| (table, 0)).into();
+        for ((table, _), content) in &of.held.chains {
+            *all.entry(*table).or_default() += content.rules;
+        }
+        let last = |table| of.last.get(table).copied().unwrap_or_default();
+        all.iter().map(|(table, rules)| (table.name(), *rules, last(table))).collect()
+    }
+
+    /// Frontends and endpoints of a family that are in the kernel.
+    pub fn counts(&self, family: Family) -> (usize, usize) {
+        let Some(of) = &self.families[index(family)] else { return (0, 0) };
+        let frontends = of.services.frontends();
+        let endpoints = frontends.values().map(|frontend| frontend.lists.cluster.len()).sum();
+        (frontends.len(), endpoints)
+    }
+}
+
+impl Of {
+    fn script(&self, plan: &Plan, all: bool) -> Script {
+        let jumps = fixed::jumps(self.services.restricted());
+        Script::new(&self.held, plan, jumps, all)
+    }
+
+    fn run(&mut self, variant: Variant, script: Script, written: &mut Written) -> Result<()> {
+        self.last.clone_from(&script.rules);
+        if script.is_empty() {
+            return Ok(());
+        }
+        let family = self.family;
+        let before = Stamp::now(variant, family)?;
+        variant.restore(family, &script.text).map_err(|failure| explain(failure, &script))?;
+        written.elements += script.lines;
+        written.transactions += script.tables;
+        written.bytes += script.text.len() as u64;
+        // If somebody else wrote before, or meanwhile, what they did is still to be looked at.
+        let after = Stamp::now(variant, family)?;
+        let undisturbed =
+            self.stamp.as_ref() == Some(&before) && after.follows(&before, script.tables);
+        self.stamp = undisturbed.then_some(after);
+        script.committed(&mut self.held);
+        Ok(())
+    }
+}
+
+/// Reads what is held, and what will tell whether that has changed since.
+fn read(variant: Variant, family: Family) -> Result<(Held, Option<Stamp>)> {
+    // The older of the two, so that a change in between is seen next time.
+    let stamp = Stamp::now(variant, family)?;
+    let saved = variant.save(family).map_err(|failure| explain(failure, &Script::default()))?;
+    Ok((Held::parse(&saved), Some(stamp)))
+}
+
+/// Whether this machine has a family.
+fn has(family: Family) -> bool {
+    family == Family::V4 || std::path::Path::new("/proc/thread-self/net/if_inet6").exists()
+}
+
+/// What went wrong, with the line of the script.
+fn explain(failure: Failure, script: &Script) -> Error {
+    let errno = match &failure {
+        Failure::Missing(_) => Errno::NOENT,
+        Failure::Run(_, error) => Errno::from_io_error(error).unwrap_or(Errno::IO),
+        Failure::Locked { .. } => Errno::AGAIN,
+        Failure::Refused { .. } => Errno::INVAL,
+    };
+    let line = match &failure {
+        Failure::Refused { line: Some(number), .. } => script.line(*number),
+        _ => None,
+    };
+    let what = match (&failure, line) {
+        (Failure::Missing(_), _) => {
+            format!(
+                "{failure}, and iptables mode cannot do without: install iptables, or use nftables mode"
+            )
+        }
+        (_, Some(line)) => format!("{failure} (that line is {line:?})"),
+        (_, None) => failure.to_string(),
+    };
+    Error::new(what, errno)
+}

@@ -1,0 +1,233 @@
+//! What is about a proxy mode other than the default, and about changing it.
+
+use std::fs::File;
+use std::time::Duration;
+
+use testnet::manifest::Endpoint;
+use testnet::{Family, Host, Manifests, Mode, Namespace, Node, Proxyd, eventually, programs};
+
+use super::churn::meanwhile;
+use super::tables::fifty;
+use super::world::{Addressed, PORT, World, address, gateway, node_port_service, vip, with_slices};
+use super::{FAMILIES, SILENCE, SOON, assert_refused, served, soon};
+
+const NODE_PORT: u16 = 30080;
+const IPTABLES: [&str; 2] = ["--proxy-mode", "iptables"];
+
+/// The variant of iptables that daemons use here.
+fn variant() -> &'static str {
+    match Mode::of_tests() {
+        Mode::Iptables(variant) => variant,
+        Mode::Nftables => "nft",
+    }
+}
+
+fn rules(namespace: &Namespace) -> String {
+    Mode::Iptables(variant()).rules(namespace)
+}
+
+fn web(endpoint: Endpoint) -> String {
+    with_slices(&node_port_service("web", 10, NODE_PORT), "web", &[endpoint])
+}
+
+/// Runs the daemon's program to its end; what it said.
+fn run(node: &Node, inside: &Namespace, line: &[&str]) -> Result<String, String> {
+    let line = Proxyd::command_line(node, line[0], &line[1..]);
+    let (program, lock) = (programs::proxyd(), inside.xtables_lock().to_owned());
+    let output = inside.run(move || {
+        let mut command = std::process::Command::new(program);
+        command.args(line).env("XTABLES_LOCKFILE", lock).output()
+    });
+    let output = output.map_err(|error| error.to_string())?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(said(&output.stdout) + &said(&output.stderr)),
+        false => Err(said(&output.stderr)),
+    }
+}
+
+/// No rules of another mode are left.
+fn await_only(world: &World, mode: &str) {
+    let what = format!("nothing but rules of {mode} mode");
+    eventually(&what, SOON, || {
+        let tables = world.n1.namespace().command("nft", &["list", "tables"]);
+        let nftables = tables.contains("table ip viaduct") || tables.contains("table ip6 viaduct");
+        let iptables = rules(world.n1.namespace()).contains("VIADUCT");
+        (nftables, iptables) == (mode == "nftables", mode == "iptables")
+    });
+}
+
+#[test]
+fn a_change_of_the_mode_fails_nobody() {
+    let world = World::new();
+    let (a, b) = (world.backend(&world.n1, "a"), world.backend(&world.n2, "b"));
+    let client = world.pod(&world.n1, "client");
+    let mut proxyd = Proxyd::start(&world.n1, &["--proxy-mode", "nftables"]);
+    let service = node_port_service("web", 10, NODE_PORT);
+    let endpoints = [Endpoint::of(&a), Endpoint::of(&b)];
+    proxyd.apply("web", &with_slices(&service, "web", &endpoints));
+    let mut connections = Vec::new();
+    let mut flows = Vec::new();
+    for family in FAMILIES {
+        let to_vip = (vip(family, 10), PORT);
+        let to_node = (world.n1.ip(family), NODE_PORT);
+        for _ in 0..25 {
+            connections.push(client.connect(to_vip).unwrap());
+            connections.push(world.lan.connect(to_node).unwrap());
+        }
+        flows.push(client.udp_flow_within(to_vip, SILENCE).unwrap());
+        flows.push(world.lan.udp_flow_within(to_node, SILENCE).unwrap());
+    }
+    let homes: Vec<String> =
+        connections.iter_mut().map(|connection| connection.ask("x").unwrap().server).collect();
+    let peers: Vec<u16> = flows.iter_mut().map(|flow| flow.ask("x").unwrap().peer_port).collect();
+    for mode in ["iptables", "nftables", "iptables", "nftables"] {
+        let mut change = || {
+            proxyd.stop();
+            let next = Proxyd::start(&world.n1, &["--proxy-mode", mode]);
+            await_only(&world, mode);
+            for (connection, home) in connections.iter_mut().zip(&homes) {
+                assert_eq!(&connection.ask(mode).unwrap().server, home, "{mode}");
+            }
+            for (flow, peer) in flows.iter_mut().zip(&peers) {
+                assert_eq!(flow.ask(mode).unwrap().peer_port, *peer, "{mode}");
+            }
+            proxyd = next;
+        };
+        for family in FAMILIES {
+            let outer = (world.n1.ip(family), NODE_PORT);
+            let inner = (vip(family, 10), PORT);
+            let mut outside = (0, Vec::new());
+            let (attempts, failures) = meanwhile(&client, inner, || {
+                outside = meanwhile(&world.lan, outer, || {
+                    if family == Family::V6 { change() } else { std::thread::sleep(SILENCE) }
+                });
+            });
+            assert!(attempts > 50 && failures.is_empty(), "{mode}: {attempts}: {failures:?}");
+            assert!(outside.0 > 50 && outside.1.is_empty(), "{mode}: outside: {outside:?}");
+        }
+    }
+}
+
+#[test]
+fn node_ports_of_iptables_mode_are_on_all_addresses_and_on_localhost() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let client = world.pod(&world.n1, "client");
+    world.n1.namespace().ip("addr add 192.168.0.101/24 dev eth0");
+    for (more, localhost) in
+        [(&[] as &[&str], true), (&["--iptables-localhost-nodeports=false"], false)]
+    {
+        let proxyd = Proxyd::start(&world.n1, &[&IPTABLES, more].concat());
+        proxyd.apply("web", &web(Endpoint::of(&a)));
+        for family in FAMILIES {
+            assert_eq!(served(&world.lan, (world.n1.ip(family), NODE_PORT)).0, "a");
+            assert_eq!(served(&client, (gateway(family), NODE_PORT)).0, "a");
+        }
+        assert_eq!(served(&world.lan, ("192.168.0.101".parse().unwrap(), NODE_PORT)).0, "a");
+        let loopback = (address(Family::V4, "127.0.0.1", "::1"), NODE_PORT);
+        if localhost {
+            soon("a node port on localhost", || world.n1.tcp_within(loopback, SILENCE));
+        } else {
+            assert_refused(&world.n1, loopback);
+        }
+        assert_eq!(world.n1.namespace().sysctl("net/ipv4/conf/all/route_localnet"), "0");
+    }
+}
+
+#[test]
+fn what_is_rendered_for_iptables_is_what_the_daemon_programs() {
+    let world = World::new();
+    let pods = ["a", "b", "c"].map(|name| world.backend(&world.n1, name));
+    let daemon = Proxyd::start(&world.n1, &IPTABLES);
+    let endpoints: Vec<Endpoint> = pods.iter().map(|pod| Endpoint::of(pod)).collect();
+    fifty(&daemon, &endpoints, true);
+    let text =
+        run(&world.n1, world.n1.namespace(), &[&["render"], &IPTABLES[..]].concat()).unwrap();
+    let fresh = Namespace::new("fresh");
+    let parts: Vec<&str> = text.split("# ").filter(|part| !part.is_empty()).collect();
+    assert_eq!(parts.len(), 2, "one for each family");
+    for (part, start) in parts.iter().zip(["iptables", "ip6tables"]) {
+        let file = world.n1.folder().join("rendered");
+        std::fs::write(&file, format!("# {part}")).unwrap();
+        let program = format!("{start}-{}-restore", variant());
+        fresh.command(&program, &["--noflush", &file.display().to_string()]);
+    }
+    let sorted = |namespace: &Namespace| {
+        let text = rules(namespace);
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&fresh), sorted(world.n1.namespace()));
+    // The daemon takes it for its own, whatever there is.
+    let said = run(&world.n1, &fresh, &[&["run", "--oneshot"], &IPTABLES[..]].concat()).unwrap();
+    assert!(said.contains(": 0 elements in 0 transactions"), "{said}");
+}
+
+#[test]
+fn kube_proxys_chains_go_and_ours_stay() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    for start in ["iptables", "ip6tables"] {
+        let program = format!("{start}-{}", variant());
+        for line in [
+            "-t nat -N KUBE-SERVICES",
+            "-t nat -A PREROUTING -j KUBE-SERVICES",
+            "-t nat -N STRANGER",
+            "-t nat -A PREROUTING -j STRANGER",
+        ] {
+            world.n1.namespace().command(&program, &line.split(' ').collect::<Vec<_>>());
+        }
+    }
+    let more = [&IPTABLES[..], &["--takeover"]].concat();
+    let proxyd = Proxyd::start(&world.n1, &more);
+    proxyd.apply("web", &web(Endpoint::of(&a)));
+    soon("kube-proxy's chains are gone", || !rules(world.n1.namespace()).contains("KUBE-"));
+    assert_eq!(rules(world.n1.namespace()).matches("-A PREROUTING -j STRANGER").count(), 2);
+    assert!(proxyd.log().contains("kube-proxy was here"), "{}", proxyd.log());
+    for family in FAMILIES {
+        assert_eq!(served(&world.lan, (world.n1.ip(family), NODE_PORT)).0, "a");
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_holds_delays_changes_and_nothing_else() {
+    if variant() != "legacy" {
+        return testnet::skip("the nft variant of iptables has no lock");
+    }
+    let world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.backend(&world.n1, name));
+    let proxyd = Proxyd::start(&world.n1, &IPTABLES);
+    proxyd.apply("web", &web(Endpoint::of(&a)));
+    let lock = File::options().write(true).open(world.n1.namespace().xtables_lock()).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    proxyd.write("web", &web(Endpoint::of(&b)));
+    let status = || proxyd.http_get(10249, "/status").map(|answer| answer.body).unwrap_or_default();
+    eventually("the lock is named", Duration::from_secs(10), || {
+        if status().contains("lock of xtables") { Ok(()) } else { Err(status()) }
+    });
+    for family in FAMILIES {
+        assert_eq!(served(&world.n1, (vip(family, 10), PORT)).0, "a");
+    }
+    let failures = "kubeproxy_sync_proxy_rules_iptables_restore_failures_total";
+    assert!(proxyd.metric(failures, "").is_some_and(|count| count > 0.0));
+    drop(lock);
+    eventually("the change is in force", Duration::from_secs(15), || {
+        world.n1.tcp((vip(Family::V4, 10), PORT)).ok().filter(|answer| answer.server == "b")
+    });
+}
+
+#[test]
+fn a_missing_program_is_told_by_its_name() {
+    let world = World::new();
+    let line = Proxyd::command_line(&world.n1, "run", &[&IPTABLES[..], &["--oneshot"]].concat());
+    let script = "mount -t tmpfs none /usr/sbin && exec \"$0\" \"$@\"";
+    let program = programs::proxyd().display().to_string();
+    let mut all = vec!["-m", "sh", "-c", script, &program];
+    all.extend(line.iter().map(String::as_str));
+    Manifests::of(&world.n1);
+    let said = world.n1.namespace().try_command("unshare", &all).expect_err("it cannot work");
+    assert!(said.contains("-save is not installed here"), "{said}");
+    assert!(said.contains("install iptables"), "{said}");
+}
