@@ -5,6 +5,7 @@
 //! - [`RouteSocket`]: links, addresses, routes, neighbours, queueing disciplines
 //! - [`nftables`]: tables, chains, rules, maps and their elements, in one transaction
 //! - [`conntrack`]: flows that must end because what they were translated by has changed
+//! - [`ipset`]: sets that iptables rules look up
 //! - [`Namespace`]: enter a network namespace and come back
 //! - [`sysctl`], [`ethtool`], [`multicast`]: what has no netlink interface
 //! - [`Prefix`], [`MacAddress`]: addresses, parsed once
@@ -24,6 +25,7 @@
 pub mod conntrack;
 mod error;
 pub mod ethtool;
+pub mod ipset;
 mod mac;
 mod message;
 pub mod multicast;

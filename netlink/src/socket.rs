@@ -18,6 +18,8 @@ use crate::message::{
 const NLMSG_ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.
 const NLMSG_DONE: u16 = 3;
+/// `MAX_ERRNO`: larger numbers are a subsystem's own; ipset alone has some.
+const ERRNO_MAX: i32 = 4095;
 /// `NLMSGERR_ATTR_MSG`: the kernel's explanation.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// The kernel builds dump datagrams of at most 32 KiB.
@@ -304,6 +306,9 @@ fn error_of(message: Received<'_>) -> Option<Error> {
     let number = read_u32(message.payload, 0).unwrap_or(0) as i32;
     if number >= 0 {
         return None;
+    }
+    if number < -ERRNO_MAX {
+        return Some(crate::ipset::refusal(-number));
     }
     // After the number: the header of the refused message (NETLINK_CAP_ACK leaves out its body).
     let skip = if message.kind == NLMSG_ERROR { 4 + HEADER_LEN } else { 4 };
