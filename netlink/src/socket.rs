@@ -40,6 +40,14 @@ pub(crate) struct Socket {
     buffer: Vec<u8>,
 }
 
+/// A message that the kernel refused.
+pub(crate) struct Refused {
+    /// Its place among those that were sent.
+    pub(crate) position: usize,
+    /// Why.
+    pub(crate) error: Error,
+}
+
 /// An answer to one message of a transaction.
 pub(crate) struct Answer {
     /// The sequence number of the message that is answered.
@@ -107,27 +115,36 @@ impl Socket {
             .map_err(|errno| Error::new(format!("make room for a message of {bytes} bytes"), errno))
     }
 
-    /// Sends every message in one system call and waits until all have been tried.
+    /// Sends every message in one system call and waits until all have been tried. The first error is
+    /// returned.
+    pub(crate) fn execute(&mut self, requests: Writer) -> Result<()> {
+        let refused = self.execute_each(requests)?.into_iter().next();
+        refused.map_or(Ok(()), |refused| Err(refused.error))
+    }
+
+    /// The same; every error is returned, with the message's place.
     ///
-    /// The kernel takes them in order and answers errors at once, so an acknowledgement of the last
-    /// is enough. The first error is returned.
-    pub(crate) fn execute(&mut self, mut requests: Writer) -> Result<()> {
+    /// The kernel takes messages in order and answers errors at once, so an acknowledgement of the last
+    /// is enough.
+    pub(crate) fn execute_each(&mut self, mut requests: Writer) -> Result<Vec<Refused>> {
         let first = self.sequence.wrapping_add(1);
         let count = self.number(&mut requests, NLM_F_ACK);
         self.send(requests.bytes())?;
-        let mut failure = None;
+        let mut refused = Vec::new();
         let mut done = count == 0;
         while !done {
             let more = self.receive_answers(|message| {
                 let position = message.sequence.wrapping_sub(first);
                 if position < count && message.kind == NLMSG_ERROR {
-                    failure = failure.take().or(error_of(message));
+                    let error = error_of(message);
+                    refused
+                        .extend(error.map(|error| Refused { position: position as usize, error }));
                     done = position == count - 1;
                 }
             })?;
             done |= !more;
         }
-        failure.map_or(Ok(()), Err)
+        Ok(refused)
     }
 
     /// Sends one message and hands its answer to `parse`.

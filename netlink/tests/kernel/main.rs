@@ -5,6 +5,7 @@
 
 mod conntrack;
 mod ipset;
+mod ipvs;
 mod monitor;
 mod namespace;
 mod nftables;
