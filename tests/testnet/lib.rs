@@ -49,5 +49,5 @@ pub use lan::{Family, Lan, OUTSIDE_V4, OUTSIDE_V6};
 pub use namespace::{Namespace, unpin_all};
 pub use network::{Network, NodeRecord};
 pub use node::{Node, Pod};
-pub use proxyd::{Manifests, Proxyd, Response, http_get};
+pub use proxyd::{Manifests, Proxyd, Response, http_get, proxy_mode};
 pub use wait::{Look, eventually, require_root, skip};

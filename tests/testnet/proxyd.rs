@@ -25,6 +25,11 @@ const SYNC_WITHIN: Duration = Duration::from_secs(20);
 /// How much of the daemon's output a failed test shows, in bytes.
 const SHOWN: usize = 4000;
 
+/// The proxy mode that scenarios run in: `VIADUCT_PROXY_MODE`, or nftables.
+pub fn proxy_mode() -> String {
+    std::env::var("VIADUCT_PROXY_MODE").unwrap_or_else(|_| "nftables".to_owned())
+}
+
 /// A folder of objects.
 #[derive(Clone, Debug)]
 pub struct Manifests(PathBuf);
@@ -120,6 +125,10 @@ impl<'n> Proxyd<'n> {
         }
         if !more.contains(&"--cluster-cidr") {
             line.extend(["--cluster-cidr", CLUSTER_CIDR]);
+        }
+        let mode = proxy_mode();
+        if !more.contains(&"--proxy-mode") {
+            line.extend(["--proxy-mode", &mode]);
         }
         line.extend(more);
         line.iter().map(|a| (*a).to_owned()).collect()

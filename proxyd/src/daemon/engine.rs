@@ -81,7 +81,7 @@ impl Engine {
             rules: node::rules(&config, &cluster),
             cluster,
             table: Table::default(),
-            dataplane: Dataplane::open(config.mode)?,
+            dataplane: Dataplane::open(&config)?,
             conntrack: Conntrack::open()?,
             be_liberal: node::be_liberal(),
             problems: Vec::new(),
@@ -151,6 +151,7 @@ impl Engine {
             }
             self.tell_sums();
             self.compare_if_deaf(queue);
+            self.look();
             if complete && self.is_due(Instant::now()) {
                 let first = self.syncs == 0;
                 if !self.services {
@@ -159,9 +160,17 @@ impl Engine {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = listen(queue);
                     notify::ready();
-                    leftovers::remove();
+                    leftovers::remove(self.config.mode);
                 }
             }
+        }
+    }
+
+    /// Where the kernel does not tell what becomes of what was written, it is looked at.
+    fn look(&mut self) {
+        match self.dataplane.look(Instant::now()) {
+            Ok(found) => self.drift.extend(found),
+            Err(error) => self.drift.push(error.to_string()),
         }
     }
 
@@ -296,7 +305,8 @@ impl Engine {
     fn patience(&self, complete: bool) -> Duration {
         let now = Instant::now();
         let due = if complete { self.due_at(now) } else { None };
-        let due = due.into_iter().chain(self.sums_at).chain(self.compare_at).min();
+        let due = due.into_iter().chain(self.sums_at).chain(self.compare_at);
+        let due = due.chain(self.dataplane.look_at()).min();
         due.map_or(self.config.sync_period, |at| at.saturating_duration_since(now))
     }
 
@@ -318,7 +328,7 @@ impl Engine {
             planned.extend(services);
         }
         let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
-        let full = !self.dataplane.is_known() || !drift.is_empty();
+        let full = !self.dataplane.is_known(&nodes) || !drift.is_empty();
         let outcome = if full {
             let table = &self.table;
             self.dataplane.reconcile(|| table.frontends().collect(), &nodes, started)

@@ -1,11 +1,13 @@
 //! Another proxy's rules go once ours are in place, so that there is no gap.
 
+use crate::config::Mode;
 use crate::dataplane::leftovers::{Removal, remove_others};
 
 /// Removes them on a thread of its own: there may be very many of them, and Services must not wait.
-pub(super) fn remove() {
-    let started =
-        std::thread::Builder::new().name("leftovers".into()).spawn(|| report(&remove_others()));
+pub(super) fn remove(mode: Mode) {
+    let started = std::thread::Builder::new()
+        .name("leftovers".into())
+        .spawn(move || report(&remove_others(mode)));
     if let Err(error) = started {
         tracing::warn!("rules of another proxy are not looked for: {error}");
     }

@@ -137,8 +137,8 @@ fn start_reporter(config: &Config) -> Result<Reporter> {
 /// Refuses modes that are not built.
 pub fn check_mode(config: &Config) -> Result<()> {
     match config.mode {
-        Mode::Nftables => Ok(()),
-        other => bail!("--proxy-mode {other}: this mode is not built yet; use nftables"),
+        Mode::Nftables | Mode::Ipvs => Ok(()),
+        other => bail!("--proxy-mode {other}: this mode is not built yet; use nftables or ipvs"),
     }
 }
 
@@ -156,7 +156,7 @@ pub fn oneshot(config: &Config) -> Result<()> {
     let problems = update.problems.as_ref().map_or(0, Vec::len);
     engine.take(update);
     engine.sync().context("programming the kernel")?;
-    leftovers::report(&dataplane::leftovers::remove_others());
+    leftovers::report(&dataplane::leftovers::remove_others(config.mode));
     if problems > 0 {
         bail!("{problems} problems in the manifests; everything else is programmed");
     }

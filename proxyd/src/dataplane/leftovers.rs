@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail};
 use netlink::RouteSocket;
 use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
 
+use super::ipvs;
+use crate::config::Mode;
+
 /// kube-proxy's tables in nftables mode.
 const KUBE_PROXY: [Table<'static>; 2] = [
     Table { family: TableFamily::Ip, name: "kube-proxy" },
@@ -66,13 +69,16 @@ impl Removal {
     }
 }
 
-/// Removes what would get in the way of the nftables mode.
-pub fn remove_others() -> Removal {
+/// Removes what would get in the way of a mode: what kube-proxy made, and what our other modes did.
+pub fn remove_others(mode: Mode) -> Removal {
     let mut removal = Removal::default();
     for table in KUBE_PROXY {
         removal.note(delete_table(table));
     }
-    removal.note(delete_device());
+    if mode != Mode::Ipvs {
+        removal.note(delete_virtual_servers());
+        removal.note(delete_device());
+    }
     for family in [TableFamily::Ip, TableFamily::Ip6] {
         for variant in [Variant::Nft, Variant::Legacy] {
             removal.note(clean_iptables(family, variant));
@@ -83,7 +89,7 @@ pub fn remove_others() -> Removal {
 
 /// Removes everything that any mode of ours or of kube-proxy makes.
 pub fn remove_all() -> Removal {
-    let mut removal = remove_others();
+    let mut removal = remove_others(Mode::Nftables);
     for table in VIADUCT {
         removal.note(delete_table(table));
     }
@@ -103,6 +109,11 @@ fn delete_table(table: Table<'_>) -> Result<Option<String>> {
         Err(error) if error.not_found() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("delete {what}")),
     }
+}
+
+fn delete_virtual_servers() -> Result<Option<String>> {
+    let count = ipvs::remove().context("remove virtual servers of IPVS")?;
+    Ok((count > 0).then(|| format!("{count} virtual servers of IPVS")))
 }
 
 fn delete_device() -> Result<Option<String>> {

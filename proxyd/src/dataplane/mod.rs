@@ -1,10 +1,11 @@
 //! From the abstract service table to the kernel: one table, a writer for each proxy mode.
 //!
 //! - `node`: what every writer depends on besides Services
-//! - `nftables`, and further modes: the writers
+//! - `nftables`, `ipvs`, and further modes: the writers
 //! - `policy`: what judges connections of pods, in every mode
 //! - `leftovers`: what another mode, or another proxy, left
 
+pub mod ipvs;
 pub mod leftovers;
 pub mod nftables;
 mod node;
@@ -16,9 +17,10 @@ use netlink::{Errno, Error, Family, Result};
 
 pub use node::{FAMILIES, Node, NodePorts, PodTraffic, Settings, Written, index};
 
-use crate::config::Mode;
+use crate::config::{Config, Mode};
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
+use ipvs::Ipvs;
 use nftables::Nftables;
 
 /// The writer of a mode. Each keeps what it committed, so that a change costs what it changes; after any error
@@ -26,13 +28,16 @@ use nftables::Nftables;
 pub enum Dataplane {
     /// See [`nftables`].
     Nftables(Nftables),
+    /// See [`ipvs`].
+    Ipvs(Box<Ipvs>),
 }
 
 impl Dataplane {
     /// Opens what the mode needs in the calling thread's network namespace.
-    pub fn open(mode: Mode) -> Result<Dataplane> {
-        match mode {
+    pub fn open(config: &Config) -> Result<Dataplane> {
+        match config.mode {
             Mode::Nftables => Nftables::open().map(Dataplane::Nftables),
+            Mode::Ipvs => Ipvs::open(&config.ipvs).map(Box::new).map(Dataplane::Ipvs),
             other => Err(Error::new(format!("--proxy-mode {other}"), Errno::OPNOTSUPP)),
         }
     }
@@ -42,6 +47,7 @@ impl Dataplane {
     pub fn port(&self) -> Result<u32> {
         match self {
             Dataplane::Nftables(nft) => nft.port(),
+            Dataplane::Ipvs(ipvs) => ipvs.port(),
         }
     }
 
@@ -49,13 +55,15 @@ impl Dataplane {
     pub fn read_ahead(&mut self) -> Result<()> {
         match self {
             Dataplane::Nftables(nft) => nft.read_ahead(),
+            Dataplane::Ipvs(_) => Ok(()),
         }
     }
 
-    /// Whether what is in the kernel is known, so that [`Dataplane::apply`] can be used.
-    pub fn is_known(&self) -> bool {
+    /// Whether what is in the kernel is known, so that [`Dataplane::apply`] can be used with these settings.
+    pub fn is_known(&self, nodes: &[Node; 2]) -> bool {
         match self {
             Dataplane::Nftables(nft) => nft.is_known(),
+            Dataplane::Ipvs(ipvs) => ipvs.is_known(nodes),
         }
     }
 
@@ -63,6 +71,7 @@ impl Dataplane {
     pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
         match self {
             Dataplane::Nftables(nft) => nft.apply(delta, nodes, now),
+            Dataplane::Ipvs(ipvs) => ipvs.apply(delta, nodes, now),
         }
     }
 
@@ -75,6 +84,7 @@ impl Dataplane {
     ) -> Result<Written> {
         match self {
             Dataplane::Nftables(nft) => nft.reconcile(frontends, nodes, now),
+            Dataplane::Ipvs(ipvs) => ipvs.reconcile(frontends, nodes, now),
         }
     }
 
@@ -82,6 +92,23 @@ impl Dataplane {
     pub fn counts(&self, family: Family) -> (usize, usize) {
         match self {
             Dataplane::Nftables(nft) => nft.counts(family),
+            Dataplane::Ipvs(ipvs) => ipvs.counts(family),
+        }
+    }
+
+    /// When [`Dataplane::look`] is due, where the kernel does not tell what becomes of what was written.
+    pub fn look_at(&self) -> Option<Instant> {
+        match self {
+            Dataplane::Nftables(_) => None,
+            Dataplane::Ipvs(ipvs) => ipvs.look_at(),
+        }
+    }
+
+    /// Finishes what takes its time, and tells what somebody else changed.
+    pub fn look(&mut self, now: Instant) -> Result<Vec<String>> {
+        match self {
+            Dataplane::Nftables(_) => Ok(Vec::new()),
+            Dataplane::Ipvs(ipvs) => ipvs.look(now),
         }
     }
 }
