@@ -244,16 +244,16 @@ impl Ipvs {
         if missing > 0 {
             found.push(format!("{missing} virtual servers missing"));
         }
-        let foreign = there.iter().filter(|key| {
-            !known.contains_key(key) && !self.is_excluded(key.address)
-        });
+        let foreign =
+            there.iter().filter(|key| !known.contains_key(key) && !self.is_excluded(key.address));
         let foreign = foreign.count();
         if foreign > 0 {
             found.push(format!("{foreign} virtual servers of others"));
         }
         for service in told.into_iter().map(|told| told.service) {
             let timeout = service.persistence.map(|persistence| persistence.timeout);
-            let same = |known: &Known| (known.affinity, &known.scheduler) == (timeout, &service.scheduler);
+            let same =
+                |known: &Known| (known.affinity, &known.scheduler) == (timeout, &service.scheduler);
             if known.get(&service.key).is_some_and(|known| !same(known)) {
                 found.push(format!("virtual server {} changed", service.key));
             }

@@ -123,10 +123,8 @@ fn rules(layout: &Layout<'_>) -> Vec<Rule> {
     let mut rules = Vec::new();
     for chain in ["services-prerouting", "services-output"] {
         let restricted = [lookup(SetId::SourceRestricted, false)];
-        let outside = [
-            Expression::LoadPayload(layout.saddr(), next),
-            lookup(SetId::SourceAllowed, true),
-        ];
+        let outside =
+            [Expression::LoadPayload(layout.saddr(), next), lookup(SetId::SourceAllowed, true)];
         let drop = counted(Verdict::Drop);
         let rule = [&new[..], &key, &restricted, &key, &outside, &drop];
         rules.push(Rule::new(chain, "from outside the source ranges", &rule));

@@ -182,9 +182,9 @@ pub(super) fn drain(
     let Some(state) = known.as_mut() else { return };
     let before = out.len();
     state.destinations.retain(|address, weight| {
-        let busy = told.iter().any(|told| {
-            told.destination.address == *address && told.active + told.inactive > 0
-        });
+        let busy = told
+            .iter()
+            .any(|told| told.destination.address == *address && told.active + told.inactive > 0);
         if *weight > 0 || busy {
             return true;
         }
@@ -200,4 +200,4 @@ pub(super) fn drain(
 
 #[cfg(test)]
 #[path = "servers_tests.rs"]
-mod tests;
+pub(super) mod tests;
