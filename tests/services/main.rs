@@ -42,6 +42,21 @@ use testnet::{Family, Host, Look, eventually};
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
+/// Whether scenarios run in this mode; what a mode does otherwise is told where it matters.
+fn mode_is(mode: &str) -> bool {
+    testnet::proxy_mode() == mode
+}
+
+/// Whether a scenario is not for the mode that they run in; prints why.
+fn only_in(mode: &str, reason: &str) -> bool {
+    let other = !mode_is(mode);
+    if other {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        eprintln!("SKIPPED in {} mode: {name}: {reason}", testnet::proxy_mode());
+    }
+    other
+}
+
 /// How long something may take that does not wait for a timer.
 const SOON: Duration = Duration::from_secs(10);
 

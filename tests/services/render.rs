@@ -8,7 +8,7 @@ use testnet::{Family, Host, Manifests, Namespace, Node, Proxyd, programs};
 
 use super::tables::fifty;
 use super::world::{Addressed, PORT, World, node_port_service, service, vip, with_slices};
-use super::{FAMILIES, SILENCE, assert_refused, served};
+use super::{FAMILIES, SILENCE, assert_refused, only_in, served};
 
 /// A command of the daemon's program for a node, in any namespace.
 fn proxyd(node: &Node, inside: &Namespace, command: &str, more: &[&str]) -> String {
@@ -88,6 +88,9 @@ fn assert_same(ours: &str, theirs: &str) {
 
 #[test]
 fn what_is_rendered_is_what_the_daemon_programs() {
+    if only_in("nftables", "it is about rulesets of nftables mode") {
+        return;
+    }
     let world = World::new();
     let pods = ["a", "b", "c"].map(|name| world.backend(&world.n1, name));
     let daemon = world.start(&[]);
@@ -121,6 +124,9 @@ fn oneshot(node: &Node, inside: &Namespace, more: &[&str]) -> String {
 
 #[test]
 fn what_is_rendered_follows_the_settings() {
+    if only_in("nftables", "it is about rulesets of nftables mode") {
+        return;
+    }
     let world = World::new();
     let a = world.backend(&world.n1, "a");
     let web = node_port_service("web", 10, 30080);
@@ -160,6 +166,9 @@ fn what_is_rendered_follows_the_settings() {
 
 #[test]
 fn rules_of_session_affinity_are_rendered_as_nft_lists_them() {
+    if only_in("nftables", "it is about rulesets of nftables mode") {
+        return;
+    }
     let world = World::new();
     let pods = ["a", "b", "c"].map(|name| world.backend(&world.n1, name));
     let daemon = world.start(&[]);
@@ -182,6 +191,9 @@ fn rules_of_session_affinity_are_rendered_as_nft_lists_them() {
 
 #[test]
 fn clients_are_served_by_what_nft_loaded() {
+    if only_in("nftables", "it is about rulesets of nftables mode") {
+        return;
+    }
     let world = World::new();
     let (a, client) = (world.backend(&world.n1, "a"), world.pod(&world.n1, "client"));
     let mut daemon = world.start(&[]);
@@ -209,6 +221,9 @@ fn clients_are_served_by_what_nft_loaded() {
 
 #[test]
 fn bad_manifests_are_told_beside_the_ruleset_of_the_good_ones() {
+    if only_in("nftables", "it is about rulesets of nftables mode") {
+        return;
+    }
     let world = World::new();
     let a = world.backend(&world.n1, "a");
     let manifests = Manifests::of(&world.n1);

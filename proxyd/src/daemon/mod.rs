@@ -224,7 +224,9 @@ fn start_policies(
     }
     let folder = network.daemon_socket.with_file_name("attachments");
     let (status, health) = (Arc::clone(&shared.status), shared.health.clone());
-    policies::start(&node::name(config), &folder, status, health).map(Some)
+    // Another proxy's mode is not known.
+    let ipvs = config.mode == Mode::Ipvs || !network.services;
+    policies::start(&node::name(config), &folder, ipvs, status, health).map(Some)
 }
 
 fn start_agent(
