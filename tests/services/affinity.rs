@@ -9,7 +9,7 @@ use super::world::{
     Addressed, Backend, PORT, TARGET, World, both, external, node_port_service, service, vip,
     with_slices,
 };
-use super::{FAMILIES, PROTOCOLS, only_in, served};
+use super::{FAMILIES, PROTOCOLS, only_in_mode, served};
 
 const NODE_PORT: u16 = 30080;
 
@@ -52,7 +52,7 @@ fn a_client_stays_with_its_endpoint() {
 
 #[test]
 fn all_addresses_of_a_service_port_share_its_affinity() {
-    if only_in("nftables", "persistence belongs to a virtual server, and so to one address") {
+    if only_in_mode("nftables", "persistence belongs to a virtual server, and so to one address") {
         return;
     }
     let world = World::new();

@@ -5,13 +5,13 @@ use testnet::manifest::Endpoint;
 use super::world::{
     Addressed, PORT, World, both, external, node_port_service, service, vip, with_slices,
 };
-use super::{FAMILIES, assert_dropped, assert_refused, only_in, served};
+use super::{FAMILIES, assert_dropped, assert_refused, only_in_mode, served};
 
 const NODE_PORT: u16 = 30080;
 
 #[test]
 fn connections_of_each_service_are_counted() {
-    if only_in("nftables", "IPVS counts by itself: ipvsadm -L --stats") {
+    if only_in_mode("nftables", "IPVS counts by itself: ipvsadm -L --stats") {
         return;
     }
     let world = World::new();
@@ -46,7 +46,7 @@ fn connections_of_each_service_are_counted() {
 
 #[test]
 fn verdicts_are_counted_by_reason() {
-    if only_in("nftables", "it looks for chains of nftables mode") {
+    if only_in_mode("nftables", "it looks for chains of nftables mode") {
         return;
     }
     let world = World::new();

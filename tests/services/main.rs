@@ -16,6 +16,7 @@ mod dice;
 mod empty;
 mod endpoints;
 mod health;
+mod ipvs;
 mod killed;
 mod load_balancer;
 mod masquerade;
@@ -48,7 +49,7 @@ fn mode_is(mode: &str) -> bool {
 }
 
 /// Whether a scenario is not for the mode that they run in; prints why.
-fn only_in(mode: &str, reason: &str) -> bool {
+fn only_in_mode(mode: &str, reason: &str) -> bool {
     let other = !mode_is(mode);
     if other {
         let name = std::thread::current().name().unwrap_or_default().to_owned();

@@ -8,7 +8,7 @@ use testnet::{Family, Host, Manifests, Namespace, Node, Proxyd, programs};
 
 use super::tables::fifty;
 use super::world::{Addressed, PORT, World, node_port_service, service, vip, with_slices};
-use super::{FAMILIES, SILENCE, assert_refused, only_in, served};
+use super::{FAMILIES, SILENCE, assert_refused, only_in_mode, served};
 
 /// A command of the daemon's program for a node, in any namespace.
 fn proxyd(node: &Node, inside: &Namespace, command: &str, more: &[&str]) -> String {
@@ -88,7 +88,7 @@ fn assert_same(ours: &str, theirs: &str) {
 
 #[test]
 fn what_is_rendered_is_what_the_daemon_programs() {
-    if only_in("nftables", "it is about rulesets of nftables mode") {
+    if only_in_mode("nftables", "it is about rulesets of nftables mode") {
         return;
     }
     let world = World::new();
@@ -124,7 +124,7 @@ fn oneshot(node: &Node, inside: &Namespace, more: &[&str]) -> String {
 
 #[test]
 fn what_is_rendered_follows_the_settings() {
-    if only_in("nftables", "it is about rulesets of nftables mode") {
+    if only_in_mode("nftables", "it is about rulesets of nftables mode") {
         return;
     }
     let world = World::new();
@@ -166,7 +166,7 @@ fn what_is_rendered_follows_the_settings() {
 
 #[test]
 fn rules_of_session_affinity_are_rendered_as_nft_lists_them() {
-    if only_in("nftables", "it is about rulesets of nftables mode") {
+    if only_in_mode("nftables", "it is about rulesets of nftables mode") {
         return;
     }
     let world = World::new();
@@ -191,7 +191,7 @@ fn rules_of_session_affinity_are_rendered_as_nft_lists_them() {
 
 #[test]
 fn clients_are_served_by_what_nft_loaded() {
-    if only_in("nftables", "it is about rulesets of nftables mode") {
+    if only_in_mode("nftables", "it is about rulesets of nftables mode") {
         return;
     }
     let world = World::new();
@@ -221,7 +221,7 @@ fn clients_are_served_by_what_nft_loaded() {
 
 #[test]
 fn bad_manifests_are_told_beside_the_ruleset_of_the_good_ones() {
-    if only_in("nftables", "it is about rulesets of nftables mode") {
+    if only_in_mode("nftables", "it is about rulesets of nftables mode") {
         return;
     }
     let world = World::new();

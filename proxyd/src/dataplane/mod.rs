@@ -27,7 +27,7 @@ use nftables::Nftables;
 /// nothing is assumed, and [`Dataplane::reconcile`] compares everything.
 pub enum Dataplane {
     /// See [`nftables`].
-    Nftables(Nftables),
+    Nftables(Box<Nftables>),
     /// See [`ipvs`].
     Ipvs(Box<Ipvs>),
 }
@@ -36,7 +36,7 @@ impl Dataplane {
     /// Opens what the mode needs in the calling thread's network namespace.
     pub fn open(config: &Config) -> Result<Dataplane> {
         match config.mode {
-            Mode::Nftables => Nftables::open().map(Dataplane::Nftables),
+            Mode::Nftables => Nftables::open().map(Box::new).map(Dataplane::Nftables),
             Mode::Ipvs => Ipvs::open(&config.ipvs).map(Box::new).map(Dataplane::Ipvs),
             other => Err(Error::new(format!("--proxy-mode {other}"), Errno::OPNOTSUPP)),
         }

@@ -140,7 +140,7 @@ impl Ipvs {
         let added = changes.added.iter().map(|item| (ElementChange::Add, item));
         let mut all: Vec<_> = deleted.chain(added).collect();
         // What concerns the same set shares messages.
-        all.sort_by(|a, b| (a.1.family, a.1.set).cmp(&(b.1.family, b.1.set)));
+        all.sort_by_key(|(_, item)| (item.family, item.set));
         for chunk in all.chunks(CHUNK) {
             let mut transaction = Transaction::new(None);
             for (change, item) in chunk {
