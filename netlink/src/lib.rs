@@ -6,6 +6,8 @@
 //! - [`nftables`]: tables, chains, rules, maps and their elements, in one transaction
 //! - [`nflog`]: packets that rules log
 //! - [`conntrack`]: flows that must end because what they were translated by has changed
+//! - [`ipset`]: sets that iptables rules look up
+//! - [`ipvs`]: virtual servers and their destinations
 //! - [`Namespace`]: enter a network namespace and come back
 //! - [`sysctl`], [`ethtool`], [`multicast`], [`xtables`]: what has no netlink interface
 //! - [`Prefix`], [`MacAddress`]: addresses, parsed once
@@ -25,6 +27,9 @@
 pub mod conntrack;
 mod error;
 pub mod ethtool;
+mod generic;
+pub mod ipset;
+pub mod ipvs;
 mod mac;
 mod message;
 pub mod multicast;

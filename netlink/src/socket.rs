@@ -18,6 +18,8 @@ use crate::message::{
 const NLMSG_ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.
 const NLMSG_DONE: u16 = 3;
+/// `MAX_ERRNO`: larger numbers are a subsystem's own; ipset alone has some.
+const ERRNO_MAX: i32 = 4095;
 /// `NLMSGERR_ATTR_MSG`: the kernel's explanation.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// The kernel builds dump datagrams of at most 32 KiB.
@@ -36,6 +38,14 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+}
+
+/// A message that the kernel refused.
+pub(crate) struct Refused {
+    /// Its place among those that were sent.
+    pub(crate) position: usize,
+    /// Why.
+    pub(crate) error: Error,
 }
 
 /// An answer to one message of a transaction.
@@ -105,27 +115,36 @@ impl Socket {
             .map_err(|errno| Error::new(format!("make room for a message of {bytes} bytes"), errno))
     }
 
-    /// Sends every message in one system call and waits until all have been tried.
+    /// Sends every message in one system call and waits until all have been tried. The first error is
+    /// returned.
+    pub(crate) fn execute(&mut self, requests: Writer) -> Result<()> {
+        let refused = self.execute_each(requests)?.into_iter().next();
+        refused.map_or(Ok(()), |refused| Err(refused.error))
+    }
+
+    /// The same; every error is returned, with the message's place.
     ///
-    /// The kernel takes them in order and answers errors at once, so an acknowledgement of the last
-    /// is enough. The first error is returned.
-    pub(crate) fn execute(&mut self, mut requests: Writer) -> Result<()> {
+    /// The kernel takes messages in order and answers errors at once, so an acknowledgement of the last
+    /// is enough.
+    pub(crate) fn execute_each(&mut self, mut requests: Writer) -> Result<Vec<Refused>> {
         let first = self.sequence.wrapping_add(1);
         let count = self.number(&mut requests, NLM_F_ACK);
         self.send(requests.bytes())?;
-        let mut failure = None;
+        let mut refused = Vec::new();
         let mut done = count == 0;
         while !done {
             let more = self.receive_answers(|message| {
                 let position = message.sequence.wrapping_sub(first);
                 if position < count && message.kind == NLMSG_ERROR {
-                    failure = failure.take().or(error_of(message));
+                    let error = error_of(message);
+                    refused
+                        .extend(error.map(|error| Refused { position: position as usize, error }));
                     done = position == count - 1;
                 }
             })?;
             done |= !more;
         }
-        failure.map_or(Ok(()), Err)
+        Ok(refused)
     }
 
     /// Sends one message and hands its answer to `parse`.
@@ -304,6 +323,9 @@ fn error_of(message: Received<'_>) -> Option<Error> {
     let number = read_u32(message.payload, 0).unwrap_or(0) as i32;
     if number >= 0 {
         return None;
+    }
+    if number < -ERRNO_MAX {
+        return Some(crate::ipset::refusal(-number));
     }
     // After the number: the header of the refused message (NETLINK_CAP_ACK leaves out its body).
     let skip = if message.kind == NLMSG_ERROR { 4 + HEADER_LEN } else { 4 };

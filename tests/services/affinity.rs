@@ -9,7 +9,7 @@ use super::world::{
     Addressed, Backend, PORT, TARGET, World, both, external, node_port_service, service, vip,
     with_slices,
 };
-use super::{FAMILIES, PROTOCOLS, served};
+use super::{FAMILIES, PROTOCOLS, not_in_mode, served};
 
 const NODE_PORT: u16 = 30080;
 
@@ -52,6 +52,9 @@ fn a_client_stays_with_its_endpoint() {
 
 #[test]
 fn all_addresses_of_a_service_port_share_its_affinity() {
+    if not_in_mode("ipvs", "persistence belongs to a virtual server, and so to one address") {
+        return;
+    }
     let world = World::new();
     let pods = three(&world);
     let clients: Vec<_> =

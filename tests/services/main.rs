@@ -16,6 +16,7 @@ mod dice;
 mod empty;
 mod endpoints;
 mod health;
+mod ipvs;
 mod killed;
 mod load_balancer;
 mod masquerade;
@@ -42,6 +43,29 @@ use testnet::{Family, Host, Look, eventually};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+/// Whether scenarios run in this mode; what a mode does otherwise is told where it matters.
+fn mode_is(mode: &str) -> bool {
+    testnet::Mode::of_tests().name() == mode
+}
+
+/// Whether a scenario is not for the mode that they run in; prints why.
+fn only_in_mode(mode: &str, reason: &str) -> bool {
+    let other = !mode_is(mode);
+    if other {
+        testnet::skip(&format!("only in {mode} mode: {reason}"));
+    }
+    other
+}
+
+/// The same the other way round.
+fn not_in_mode(mode: &str, reason: &str) -> bool {
+    let this = mode_is(mode);
+    if this {
+        testnet::skip(&format!("not in {mode} mode: {reason}"));
+    }
+    this
+}
 
 /// How long something may take that does not wait for a timer.
 const SOON: Duration = Duration::from_secs(10);

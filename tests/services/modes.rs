@@ -18,7 +18,7 @@ const IPTABLES: [&str; 2] = ["--proxy-mode", "iptables"];
 fn variant() -> &'static str {
     match Mode::of_tests() {
         Mode::Iptables(variant) => variant,
-        Mode::Nftables => "nft",
+        Mode::Nftables | Mode::Ipvs => "nft",
     }
 }
 

@@ -52,7 +52,7 @@ fn node_ports_are_on_the_nodes_primary_addresses() {
     // The default of nftables mode alone.
     let proxyd = match Mode::of_tests() {
         Mode::Nftables => world.start(&[]),
-        Mode::Iptables(_) => world.start(&["--nodeport-addresses", "primary"]),
+        Mode::Iptables(_) | Mode::Ipvs => world.start(&["--nodeport-addresses", "primary"]),
     };
     let web = node_port_service("web", 10, NODE_PORT);
     proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));

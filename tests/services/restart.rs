@@ -149,7 +149,7 @@ fn changes_during_its_absence_are_made_up_for() {
 #[test]
 fn what_others_remove_comes_back() {
     let damages: &[&[&str]] = match Mode::of_tests() {
-        Mode::Nftables => &[
+        Mode::Nftables | Mode::Ipvs => &[
             &["nft delete table ip viaduct"],
             &["nft delete table ip6 viaduct"],
             &["nft flush ruleset"],

@@ -85,7 +85,7 @@ fn nothing_but_our_tables_is_touched() {
     let mut tables: Vec<&str> = tables.lines().collect();
     tables.sort_unstable();
     let own: &[&str] = match Mode::of_tests() {
-        Mode::Nftables => &["table ip viaduct", "table ip6 viaduct"],
+        Mode::Nftables | Mode::Ipvs => &["table ip viaduct", "table ip6 viaduct"],
         Mode::Iptables("legacy") => &[],
         // Those of iptables: shared, but for our chains.
         Mode::Iptables(_) => &[

@@ -12,6 +12,8 @@ pub enum Mode {
     Nftables,
     /// iptables, with this variant of its programs.
     Iptables(&'static str),
+    /// IPVS, which only User Mode Linux has here.
+    Ipvs,
 }
 
 impl Mode {
@@ -24,10 +26,11 @@ impl Mode {
         let read = |name: &str| std::env::var(name).unwrap_or_default();
         match (&*read("VIADUCT_PROXY_MODE"), &*read("VIADUCT_IPTABLES")) {
             ("" | "nftables", _) => Mode::Nftables,
+            ("ipvs", _) => Mode::Ipvs,
             ("iptables", "legacy") => Mode::Iptables("legacy"),
             ("iptables", "" | "nft") => Mode::Iptables("nft"),
             other => panic!(
-                "{other:?}: VIADUCT_PROXY_MODE is nftables or iptables, VIADUCT_IPTABLES legacy or nft"
+                "{other:?}: VIADUCT_PROXY_MODE is nftables, iptables or ipvs, VIADUCT_IPTABLES legacy or nft"
             ),
         }
     }
@@ -37,6 +40,7 @@ impl Mode {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables(_) => "iptables",
+            Mode::Ipvs => "ipvs",
         }
     }
 
@@ -47,7 +51,8 @@ impl Mode {
     /// If they cannot be listed.
     pub fn rules(self, namespace: &Namespace) -> String {
         match self {
-            Mode::Nftables => ["ip", "ip6"]
+            // What IPVS does not do is in the same tables.
+            Mode::Nftables | Mode::Ipvs => ["ip", "ip6"]
                 .map(|family| {
                     // With the handle of every object: what is written again gets another.
                     namespace.command("nft", &["-a", "-s", "list", "table", family, "viaduct"])
@@ -66,7 +71,8 @@ impl Mode {
     /// A listing of what the daemon made, of IPv4 and of IPv6; the error is what the program said.
     pub fn try_listed(self, namespace: &Namespace) -> Result<[String; 2], String> {
         let [v4, v6] = match self {
-            Mode::Nftables => ["ip", "ip6"]
+            // What IPVS does not do is in the same tables.
+            Mode::Nftables | Mode::Ipvs => ["ip", "ip6"]
                 .map(|family| namespace.try_command("nft", &["list", "table", family, "viaduct"])),
             Mode::Iptables(variant) => ["iptables", "ip6tables"]
                 .map(|program| namespace.try_command(&format!("{program}-{variant}-save"), &[])),

@@ -217,6 +217,7 @@ impl<'n> Proxyd<'n> {
         let mut words = self.arguments.iter().skip_while(|word| *word != "--proxy-mode").skip(1);
         match words.next().map(String::as_str) {
             Some("nftables") => Mode::Nftables,
+            Some("ipvs") => Mode::Ipvs,
             Some("iptables") => match Mode::of_tests() {
                 Mode::Nftables => Mode::Iptables("nft"),
                 mode => mode,

@@ -186,6 +186,8 @@ pub enum Ct {
     Protocol = 10,
     /// Source port, or what the protocol has in its place; only of one direction.
     SourcePort = 11,
+    /// Destination port; likewise.
+    DestinationPort = 12,
     /// IPv4 source; only of one direction ([`Expression::LoadCtOriginal`], [`Expression::LoadCtReply`]).
     SourceIp = 19,
     /// IPv4 destination; likewise.

@@ -255,6 +255,15 @@ impl RouteSocket {
         self.execute(request, || format!("create ifb device {name:?}"))
     }
 
+    /// Creates a dummy device, down: it can hold addresses, and nothing is ever sent by it.
+    pub fn create_dummy(&mut self, name: &str) -> Result<()> {
+        let request = new_link(false, |m| {
+            m.string(IFLA_IFNAME, name);
+            m.nest(IFLA_LINKINFO, |m| m.string(IFLA_INFO_KIND, "dummy"));
+        });
+        self.execute(request, || format!("create dummy device {name:?}"))
+    }
+
     /// The link with this name, or `None`.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>> {
         if name.len() > NAME_MAX {

@@ -1,9 +1,11 @@
-//! Every operation against a fresh network namespace, judged by `ip`, `bridge`, `tc`, `nft`, `conntrack`.
+//! Every operation against a fresh network namespace, judged by `ip`, `bridge`, `tc`, `nft`, `conntrack`, `ipset`.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 mod conntrack;
+mod ipset;
+mod ipvs;
 mod monitor;
 mod namespace;
 mod nflog;

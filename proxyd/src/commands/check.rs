@@ -10,7 +10,7 @@ use netpol::compile::Compiler;
 
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::daemon::{check_mode, node, open_source, take_judged};
+use crate::daemon::{node, open_source, take_judged};
 use crate::service::table::Delta;
 use crate::service::{Resolution, Table, plan};
 use crate::source::Problem;
@@ -45,7 +45,6 @@ pub(super) fn plan_source(config: &Config) -> Result<Planned> {
 
 /// Prints what would be programmed, in numbers, and what is wrong.
 pub(super) fn check(config: &Config) -> Result<()> {
-    check_mode(config)?;
     let Planned { table, problems, .. } = plan_source(config)?;
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     let mut endpoints = 0;

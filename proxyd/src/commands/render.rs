@@ -8,14 +8,20 @@ use anyhow::{Context, Result, bail};
 
 use super::check::{Planned, plan_source};
 use crate::config::{Config, Mode};
-use crate::daemon::{check_mode, node};
-use crate::dataplane::{iptables, nftables};
+use crate::daemon::node;
+use crate::dataplane::{iptables, ipvs, nftables};
+use crate::source::Problem;
 
-/// Prints what would be programmed, as `nft -f` or `iptables-restore` takes it; what is wrong with the source goes to standard
+/// Prints what would be programmed, as `nft -f`, `iptables-restore` or `ipvsadm-restore` takes it; what is wrong with the source goes to standard
 /// error.
 pub(super) fn render(config: &Config) -> Result<()> {
-    check_mode(config)?;
     let Planned { table, cluster, problems, .. } = plan_source(config)?;
+    if config.mode == Mode::Ipvs {
+        // The node's own addresses are not asked for: it may be another machine's manifests.
+        let addresses = cluster.this_node().map_or(&[][..], |node| &node.addresses);
+        let scheduler = config.ipvs.scheduler.name();
+        return print(&ipvs::render(table.frontends(), scheduler, addresses), &problems);
+    }
     // `run` sets what is configured before it asks.
     let be_liberal = config.conntrack.tcp_be_liberal || node::be_liberal();
     let mut nodes = node::tables(config, &cluster, be_liberal);
@@ -27,17 +33,16 @@ pub(super) fn render(config: &Config) -> Result<()> {
         for node in &mut nodes {
             node.health_check_ports.clone_from(&ports);
         }
+        let frontends: Vec<_> = table.frontends().collect();
+        return print(&iptables::render(frontends.iter().copied(), &nodes), &problems);
     }
-    let ruleset = match config.mode {
-        Mode::Iptables => {
-            let frontends: Vec<_> = table.frontends().collect();
-            iptables::render(frontends.iter().copied(), &nodes)
-        }
-        _ => nftables::render(table.frontends(), &nodes),
-    };
+    print(&nftables::render(table.frontends(), &nodes), &problems)
+}
+
+fn print(ruleset: &str, problems: &[Problem]) -> Result<()> {
     let printed = std::io::stdout().lock().write_all(ruleset.as_bytes());
     printed.context("print the ruleset")?;
-    for problem in &problems {
+    for problem in problems {
         eprintln!("{problem}");
     }
     if !problems.is_empty() {

@@ -30,10 +30,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Under churn at most a third of the time is spent on syncs, and no change waits longer than this.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const SYNC_SHARE: u32 = 2;
-/// How often it is looked for what others changed, where the kernel does not tell; if that takes long, a tenth of
-/// the time at most is spent on it.
-const LOOK_EVERY: Duration = Duration::from_secs(4);
-const LOOK_SHARE: u32 = 10;
+/// Somebody who holds a lock lets it go soon.
+const LOCKED: Duration = Duration::from_secs(4);
 /// Times of changes that are waited for, for the latency metric.
 const TRIGGERS: usize = 1000;
 /// How old the sums in metrics and status may be.
@@ -86,7 +84,7 @@ impl Engine {
             rules: node::rules(&config, &cluster),
             cluster,
             table: Table::default(),
-            dataplane: Dataplane::open(config.mode)?,
+            dataplane: Dataplane::open(&config)?,
             conntrack: Conntrack::open()?,
             be_liberal: node::be_liberal(),
             problems: Vec::new(),
@@ -163,11 +161,8 @@ impl Engine {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.tell_sums();
-            if queue.port.is_some() {
-                self.compare_if_deaf(queue);
-            } else {
-                self.look();
-            }
+            self.compare_if_deaf(queue);
+            self.look();
             if complete && self.is_due(Instant::now()) {
                 let first = self.syncs == 0;
                 if !self.services {
@@ -182,9 +177,17 @@ impl Engine {
         }
     }
 
+    /// Where the kernel does not tell what becomes of what was written, it is looked at.
+    fn look(&mut self) {
+        match self.dataplane.look(Instant::now()) {
+            Ok(found) => self.drift.extend(found),
+            Err(error) => self.drift.push(error.to_string()),
+        }
+    }
+
     /// Where the kernel does not tell what others change, it is looked for every sync period.
     fn compare_if_deaf(&mut self, queue: &Queue) {
-        if self.listening || !self.services || self.syncs == 0 {
+        if queue.port.is_none() || self.listening || !self.services || self.syncs == 0 {
             return;
         }
         let now = Instant::now();
@@ -194,24 +197,6 @@ impl Engine {
         self.compare_at = None;
         self.listening = listen(queue);
         self.drift.push("looked for, since the kernel did not tell".to_owned());
-    }
-
-    /// Where the kernel tells nothing, it is asked; that costs next to nothing while nothing changes.
-    fn look(&mut self) {
-        if !self.services || self.syncs == 0 || !self.dataplane.is_known() {
-            self.compare_at = None;
-            return;
-        }
-        let now = Instant::now();
-        if *self.compare_at.get_or_insert(now + LOOK_EVERY) > now {
-            return;
-        }
-        match self.dataplane.look() {
-            Ok(differences) => self.drift.extend(differences),
-            Err(error) => tracing::warn!("{error}: what others change is not seen"),
-        }
-        let took = now.elapsed();
-        self.compare_at = Some(now + LOOK_EVERY.max(took * LOOK_SHARE));
     }
 
     /// Takes in everything that waits; `false` if the daemon ends.
@@ -331,7 +316,8 @@ impl Engine {
     fn patience(&self, complete: bool) -> Duration {
         let now = Instant::now();
         let due = if complete { self.due_at(now) } else { None };
-        let due = due.into_iter().chain(self.sums_at).chain(self.compare_at).min();
+        let due = due.into_iter().chain(self.sums_at).chain(self.compare_at);
+        let due = due.chain(self.dataplane.look_at()).min();
         due.map_or(self.config.sync_period, |at| at.saturating_duration_since(now))
     }
 
@@ -354,7 +340,7 @@ impl Engine {
         }
         let health_checks_changed = self.plan_health_checks(&planned);
         let nodes = self.nodes();
-        let full = !self.dataplane.is_known() || !drift.is_empty();
+        let full = !self.dataplane.is_known(&nodes) || !drift.is_empty();
         let outcome = if full {
             let table = &self.table;
             self.dataplane.reconcile(|| table.frontends().collect(), &nodes, started)
@@ -479,8 +465,7 @@ impl Engine {
         self.failures += 1;
         let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(16) - 1);
         // Whoever has the lock of xtables gives it back some time.
-        let longest =
-            if error.errno == Errno::AGAIN { LOOK_EVERY } else { self.config.sync_period };
+        let longest = if error.errno == Errno::AGAIN { LOCKED } else { self.config.sync_period };
         let wait = wait.min(longest.max(FIRST_RETRY));
         self.retry_at = Some(Instant::now() + wait);
         for family in FAMILIES {

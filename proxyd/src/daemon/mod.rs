@@ -135,19 +135,8 @@ fn start_reporter(config: &Config) -> Result<Reporter> {
     }
 }
 
-/// Refuses modes that are not built.
-pub fn check_mode(config: &Config) -> Result<()> {
-    match config.mode {
-        Mode::Nftables | Mode::Iptables => Ok(()),
-        other => {
-            bail!("--proxy-mode {other}: this mode is not built yet; use nftables or iptables")
-        }
-    }
-}
-
 /// Reads the source once, programs it, and returns.
 pub fn oneshot(config: &Config) -> Result<()> {
-    check_mode(config)?;
     let shared = Shared::new(config);
     let mut source = open_source(config)?;
     let mut engine = Engine::new(config.clone(), shared)?;
@@ -168,7 +157,6 @@ pub fn oneshot(config: &Config) -> Result<()> {
 
 /// Runs until a signal asks it to end. The rules stay.
 pub fn run(config: &Config) -> Result<()> {
-    check_mode(config)?;
     let network = config.network_config.as_deref().map(Network::read).transpose()?;
     let services = network.as_ref().is_none_or(|network| network.services);
     let shared = Shared { reporter: start_reporter(config)?, ..Shared::new(config) };
@@ -229,7 +217,9 @@ fn start_policies(
     }
     let folder = network.daemon_socket.with_file_name("attachments");
     let (status, health) = (Arc::clone(&shared.status), shared.health.clone());
-    policies::start(&node::name(config), &folder, status, health).map(Some)
+    // Another proxy's mode is not known.
+    let ipvs = config.mode == Mode::Ipvs || !network.services;
+    policies::start(&node::name(config), &folder, ipvs, status, health).map(Some)
 }
 
 fn start_agent(

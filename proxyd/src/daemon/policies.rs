@@ -78,10 +78,11 @@ struct Engine {
 pub fn start(
     node: &Arc<str>,
     folder: &std::path::Path,
+    ipvs: bool,
     status: Arc<Status>,
     health: Health,
 ) -> Result<ToPolicies> {
-    let policies = Policies::open()?;
+    let policies = Policies::open(ipvs)?;
     let (sender, queue) = channel();
     let port = policies.port()?;
     health.set_part("policies", Err("not known yet".to_owned()));

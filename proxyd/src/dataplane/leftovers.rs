@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
 use netlink::{Family, RouteSocket};
 
+use super::ipvs;
 use super::programs::{TABLES, Variant};
 use crate::config::Mode;
 
@@ -88,12 +89,13 @@ pub fn remove_others(mode: Mode, keep: Keep) -> Removal {
     for table in KUBE_PROXY {
         removal.note(delete_table(table));
     }
-    if mode != Mode::Nftables {
+    if mode == Mode::Iptables {
         for table in VIADUCT {
             removal.note(delete_table(table));
         }
     }
     if mode != Mode::Ipvs {
+        removal.note(delete_virtual_servers());
         removal.note(delete_device());
     }
     for family in [Family::V4, Family::V6] {
@@ -150,6 +152,11 @@ fn delete_table(table: Table<'_>) -> Result<Option<String>> {
         Err(error) if error.not_found() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("delete {what}")),
     }
+}
+
+fn delete_virtual_servers() -> Result<Option<String>> {
+    let count = ipvs::remove().context("remove virtual servers of IPVS")?;
+    Ok((count > 0).then(|| format!("{count} virtual servers of IPVS")))
 }
 
 fn delete_device() -> Result<Option<String>> {

@@ -1,11 +1,12 @@
 //! From the abstract service table to the kernel: one table, a writer for each proxy mode.
 //!
 //! - `node`: what every writer depends on besides Services
-//! - `nftables`, `iptables`: the writers; `programs`: what the latter executes
+//! - `nftables`, `iptables`, `ipvs`: the writers; `programs`: what the second executes
 //! - `policy`: what judges connections of pods, in every mode
 //! - `leftovers`: what another mode, or another proxy, left
 
 pub mod iptables;
+pub mod ipvs;
 pub mod leftovers;
 pub mod nftables;
 mod node;
@@ -14,14 +15,15 @@ pub mod programs;
 
 use std::time::Instant;
 
-use netlink::{Errno, Error, Family, Result};
+use netlink::{Family, Result};
 
 pub use node::{FAMILIES, Node, NodePorts, PodTraffic, Settings, Written, index};
 
-use crate::config::Mode;
+use crate::config::{Config, Mode};
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
 use iptables::Iptables;
+use ipvs::Ipvs;
 use leftovers::Keep;
 use nftables::Nftables;
 
@@ -32,15 +34,17 @@ pub enum Dataplane {
     Nftables(Box<Nftables>),
     /// See [`iptables`].
     Iptables(Box<Iptables>),
+    /// See [`ipvs`].
+    Ipvs(Box<Ipvs>),
 }
 
 impl Dataplane {
     /// Opens what the mode needs in the calling thread's network namespace.
-    pub fn open(mode: Mode) -> Result<Dataplane> {
-        match mode {
-            Mode::Nftables => Ok(Dataplane::Nftables(Box::new(Nftables::open()?))),
-            Mode::Iptables => Ok(Dataplane::Iptables(Box::new(Iptables::open()?))),
-            other => Err(Error::new(format!("--proxy-mode {other}"), Errno::OPNOTSUPP)),
+    pub fn open(config: &Config) -> Result<Dataplane> {
+        match config.mode {
+            Mode::Nftables => Nftables::open().map(Box::new).map(Dataplane::Nftables),
+            Mode::Iptables => Iptables::open().map(Box::new).map(Dataplane::Iptables),
+            Mode::Ipvs => Ipvs::open(&config.ipvs).map(Box::new).map(Dataplane::Ipvs),
         }
     }
 
@@ -50,21 +54,14 @@ impl Dataplane {
         match self {
             Dataplane::Nftables(nft) => nft.port().map(Some),
             Dataplane::Iptables(_) => Ok(None),
-        }
-    }
-
-    /// Looks whether somebody else changed something, where the kernel does not tell; says what.
-    pub fn look(&mut self) -> Result<Vec<String>> {
-        match self {
-            Dataplane::Nftables(_) => Ok(Vec::new()),
-            Dataplane::Iptables(iptables) => iptables.look(),
+            Dataplane::Ipvs(ipvs) => ipvs.port().map(Some),
         }
     }
 
     /// What of our own must stay when the leavings of others go.
     pub fn keep(&self) -> Keep {
         match self {
-            Dataplane::Nftables(_) => Keep::Nothing,
+            Dataplane::Nftables(_) | Dataplane::Ipvs(_) => Keep::Nothing,
             Dataplane::Iptables(iptables) => Keep::OursIn(iptables.variant()),
         }
     }
@@ -74,15 +71,16 @@ impl Dataplane {
         match self {
             Dataplane::Nftables(nft) => nft.read_ahead(),
             // What is there is read when it is compared.
-            Dataplane::Iptables(_) => Ok(()),
+            Dataplane::Iptables(_) | Dataplane::Ipvs(_) => Ok(()),
         }
     }
 
-    /// Whether what is in the kernel is known, so that [`Dataplane::apply`] can be used.
-    pub fn is_known(&self) -> bool {
+    /// Whether what is in the kernel is known, so that [`Dataplane::apply`] can be used with these settings.
+    pub fn is_known(&self, nodes: &[Node; 2]) -> bool {
         match self {
             Dataplane::Nftables(nft) => nft.is_known(),
             Dataplane::Iptables(iptables) => iptables.is_known(),
+            Dataplane::Ipvs(ipvs) => ipvs.is_known(nodes),
         }
     }
 
@@ -90,7 +88,8 @@ impl Dataplane {
     pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
         match self {
             Dataplane::Nftables(nft) => nft.apply(delta, nodes, now),
-            Dataplane::Iptables(iptables) => iptables.apply(delta, nodes),
+            Dataplane::Iptables(iptables) => iptables.apply(delta, nodes, now),
+            Dataplane::Ipvs(ipvs) => ipvs.apply(delta, nodes, now),
         }
     }
 
@@ -103,14 +102,15 @@ impl Dataplane {
     ) -> Result<Written> {
         match self {
             Dataplane::Nftables(nft) => nft.reconcile(frontends, nodes, now),
-            Dataplane::Iptables(iptables) => iptables.reconcile(&frontends(), nodes),
+            Dataplane::Iptables(iptables) => iptables.reconcile(&frontends(), nodes, now),
+            Dataplane::Ipvs(ipvs) => ipvs.reconcile(frontends, nodes, now),
         }
     }
 
     /// Rules in each table of iptables, and those that the last sync wrote, if that is the mode.
     pub fn rules(&self, family: Family) -> Vec<(&'static str, usize, usize)> {
         match self {
-            Dataplane::Nftables(_) => Vec::new(),
+            Dataplane::Nftables(_) | Dataplane::Ipvs(_) => Vec::new(),
             Dataplane::Iptables(iptables) => iptables.rules(family),
         }
     }
@@ -120,6 +120,25 @@ impl Dataplane {
         match self {
             Dataplane::Nftables(nft) => nft.counts(family),
             Dataplane::Iptables(iptables) => iptables.counts(family),
+            Dataplane::Ipvs(ipvs) => ipvs.counts(family),
+        }
+    }
+
+    /// When [`Dataplane::look`] is due, where the kernel does not tell what becomes of what was written.
+    pub fn look_at(&self) -> Option<Instant> {
+        match self {
+            Dataplane::Nftables(_) => None,
+            Dataplane::Iptables(iptables) => iptables.look_at(),
+            Dataplane::Ipvs(ipvs) => ipvs.look_at(),
+        }
+    }
+
+    /// Finishes what takes its time, and tells what somebody else changed.
+    pub fn look(&mut self, now: Instant) -> Result<Vec<String>> {
+        match self {
+            Dataplane::Nftables(_) => Ok(Vec::new()),
+            Dataplane::Iptables(iptables) => iptables.look(now),
+            Dataplane::Ipvs(ipvs) => ipvs.look(now),
         }
     }
 }

@@ -22,6 +22,7 @@ mod tree;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use netlink::{Errno, Error, Family, Result};
 
@@ -41,7 +42,14 @@ use watch::{Counts, Stamp};
 pub struct Iptables {
     variant: Variant,
     families: [Option<Of>; 2],
+    /// When it is looked for what others changed.
+    look_at: Option<Instant>,
 }
+
+/// How often it is looked for what others changed, as nobody tells.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
+/// If that takes long, a tenth of the time is spent on it.
+const LOOK_SHARE: u32 = 10;
 
 /// Services of a family.
 struct Of {
@@ -60,7 +68,7 @@ impl Iptables {
     pub fn open() -> Result<Iptables> {
         let (variant, why) = Variant::of_host()?;
         tracing::info!("iptables is the {variant} variant: {why}");
-        Ok(Iptables { variant, families: [None, None] })
+        Ok(Iptables { variant, families: [None, None], look_at: None })
     }
 
     /// Which variant is used.
@@ -74,7 +82,8 @@ impl Iptables {
     }
 
     /// Commits what changed. After an error the state is not known any more.
-    pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2]) -> Result<Written> {
+    pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
+        self.look_at.get_or_insert(now + LOOK_EVERY);
         let mut written = Written::default();
         for (slot, node) in self.families.iter_mut().zip(nodes) {
             let Some(mut of) = slot.take() else { continue };
@@ -102,7 +111,9 @@ impl Iptables {
         &mut self,
         frontends: &[(FrontendKey, &Frontend)],
         nodes: &[Node; 2],
+        now: Instant,
     ) -> Result<Written> {
+        self.look_at = Some(now + LOOK_EVERY);
         let mut written = Written::default();
         self.families = [None, None];
         for (family, node) in FAMILIES.into_iter().zip(nodes) {
@@ -126,8 +137,23 @@ impl Iptables {
         Ok(written)
     }
 
-    /// Looks whether somebody else changed our chains, or what leads to them; tells what.
-    pub fn look(&mut self) -> Result<Vec<String>> {
+    /// When [`Iptables::look`] is due.
+    pub fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Looks whether somebody else changed our chains, or what leads to them; tells what. That costs next to
+    /// nothing while nothing changes.
+    pub fn look(&mut self, now: Instant) -> Result<Vec<String>> {
+        if self.look_at.is_none_or(|at| at > now) {
+            return Ok(Vec::new());
+        }
+        let found = if self.is_known() { self.differences() } else { Ok(Vec::new()) };
+        self.look_at = Some(now + LOOK_EVERY.max(now.elapsed() * LOOK_SHARE));
+        found
+    }
+
+    fn differences(&mut self) -> Result<Vec<String>> {
         let mut differences = Vec::new();
         for of in self.families.iter_mut().flatten() {
             let seen = Stamp::now(self.variant, of.family)?;

@@ -9,14 +9,14 @@ use super::names::{Keys, SetId, Target, table};
 use crate::dataplane::{NodePorts, PodTraffic, Settings};
 
 /// A rule: what it says of itself, and what it does.
-pub(super) struct Rule {
-    pub(super) chain: String,
-    pub(super) comment: String,
-    pub(super) expressions: Vec<Expression>,
+pub(in crate::dataplane) struct Rule {
+    pub(in crate::dataplane) chain: String,
+    pub(in crate::dataplane) comment: String,
+    pub(in crate::dataplane) expressions: Vec<Expression>,
 }
 
 impl Rule {
-    pub(super) fn new(chain: &str, comment: &str, parts: &[&[Expression]]) -> Rule {
+    pub(in crate::dataplane) fn new(chain: &str, comment: &str, parts: &[&[Expression]]) -> Rule {
         let expressions = parts.concat();
         // With the version of the rule, so that a table of another version is recognised.
         let version = fnv1a(format!("{expressions:?}").as_bytes()) as u16;
@@ -24,7 +24,7 @@ impl Rule {
     }
 }
 
-pub(super) const R: [Register; 12] = {
+pub(in crate::dataplane) const R: [Register; 12] = {
     let mut registers = [Register(0); 12];
     let mut at = 0;
     while at < 12 {
@@ -35,8 +35,8 @@ pub(super) const R: [Register; 12] = {
 };
 
 /// `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
-pub(super) const RTN_LOCAL: u32 = 2;
-pub(super) const TCP: u8 = 6;
+pub(in crate::dataplane) const RTN_LOCAL: u32 = 2;
+pub(in crate::dataplane) const TCP: u8 = 6;
 const PRIORITY_SOURCE_RANGES: i32 = -110;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
@@ -50,9 +50,9 @@ pub(super) const ID_PREFIX_MASK: u32 = 0xc000_0000;
 pub(super) const ID_LIST_MASK: u32 = !((1 << ID_LIST_SHIFT) - 1);
 
 /// The rules of one family.
-pub(super) struct Layout<'a> {
-    pub(super) family: Family,
-    pub(super) settings: &'a Settings,
+pub(in crate::dataplane) struct Layout<'a> {
+    pub(in crate::dataplane) family: Family,
+    pub(in crate::dataplane) settings: &'a Settings,
 }
 
 impl Layout<'_> {
@@ -87,14 +87,14 @@ impl Layout<'_> {
         }
     }
 
-    pub(super) fn saddr(&self) -> Payload {
+    pub(in crate::dataplane) fn saddr(&self) -> Payload {
         match self.family {
             Family::V4 => Payload::IP_SADDR,
             Family::V6 => Payload::IP6_SADDR,
         }
     }
 
-    pub(super) fn daddr(&self) -> Payload {
+    pub(in crate::dataplane) fn daddr(&self) -> Payload {
         match self.family {
             Family::V4 => Payload::IP_DADDR,
             Family::V6 => Payload::IP6_DADDR,
@@ -102,7 +102,7 @@ impl Layout<'_> {
     }
 
     /// Registers of an address.
-    pub(super) fn words(&self) -> usize {
+    pub(in crate::dataplane) fn words(&self) -> usize {
         match self.family {
             Family::V4 => 1,
             Family::V6 => 4,
@@ -172,7 +172,7 @@ impl Layout<'_> {
     }
 
     /// Whether the packet comes from a pod of the cluster, or (`inverted`) from elsewhere.
-    pub(super) fn pod_source(&self, inverted: bool) -> Option<Vec<Expression>> {
+    pub(in crate::dataplane) fn pod_source(&self, inverted: bool) -> Option<Vec<Expression>> {
         let compare = if inverted { Compare::NotEqual } else { Compare::Equal };
         let interface = |bytes: Vec<u8>| {
             vec![
@@ -195,7 +195,7 @@ impl Layout<'_> {
         })
     }
 
-    pub(super) fn set_masquerade_mark(&self) -> Vec<Expression> {
+    pub(in crate::dataplane) fn set_masquerade_mark(&self) -> Vec<Expression> {
         let bit = self.settings.masquerade_mark;
         vec![
             Expression::LoadMeta(Meta::Mark, R[0]),
@@ -248,7 +248,7 @@ pub(super) fn base_chains() -> Vec<(&'static str, Option<Hook>)> {
     ]
 }
 
-pub(super) fn equal(register: Register, value: &[u8]) -> Expression {
+pub(in crate::dataplane) fn equal(register: Register, value: &[u8]) -> Expression {
     Expression::Compare(Compare::Equal, register, value.to_vec())
 }
 

@@ -31,6 +31,11 @@ use std::time::Instant;
 use netlink::nftables::{Generation, NftSocket, Transaction};
 use netlink::{Error, Family, Prefix, Result};
 
+// What the rules of other modes' tables are made of.
+pub(in crate::dataplane) use layout::{Layout, R, RTN_LOCAL, Rule, TCP, equal};
+pub(in crate::dataplane) use names::table;
+pub(in crate::dataplane) use rules::{CT_INVALID, CT_NEW, state as ct_state};
+
 pub use counters::{Counted, Counters, Reason};
 pub use render::render;
 
@@ -41,7 +46,6 @@ use chains::Chains;
 use changes::{Changes, difference};
 use element::{Item, range_items};
 use found::Found;
-use layout::Layout;
 use names::{Keys, SetId, Target};
 use state::State;
 

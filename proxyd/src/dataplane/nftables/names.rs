@@ -6,7 +6,7 @@ use netlink::Family;
 use netlink::nftables::{DataType, Set, Table, TableFamily};
 
 /// The table of a family.
-pub(super) fn table(family: Family) -> Table<'static> {
+pub(in crate::dataplane) fn table(family: Family) -> Table<'static> {
     let family = match family {
         Family::V4 => TableFamily::Ip,
         Family::V6 => TableFamily::Ip6,

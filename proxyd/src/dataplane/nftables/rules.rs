@@ -7,8 +7,8 @@ use super::layout::{ID_PREFIX, ID_PREFIX_MASK, Layout, R, Rule, SOURCE, TCP, equ
 use super::names::{Keys, SetId, Target};
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`, `NF_CT_STATE_INVALID_BIT` (include/uapi/linux/netfilter/nf_conntrack_common.h).
-const CT_NEW: u32 = 1 << 3;
-const CT_INVALID: u32 = 1 << 0;
+pub(in crate::dataplane) const CT_NEW: u32 = 1 << 3;
+pub(in crate::dataplane) const CT_INVALID: u32 = 1 << 0;
 /// `IPS_DST_NAT`.
 const IPS_DST_NAT: u32 = 1 << 5;
 
@@ -170,7 +170,8 @@ impl Layout<'_> {
     }
 }
 
-fn state(bit: u32) -> [Expression; 3] {
+/// Whether the connection is in this state.
+pub(in crate::dataplane) fn state(bit: u32) -> [Expression; 3] {
     [
         Expression::LoadCt(Ct::State, R[0]),
         Expression::Bitwise { register: R[0], mask: bit.to_ne_bytes().to_vec(), xor: vec![0; 4] },

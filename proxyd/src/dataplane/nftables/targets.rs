@@ -17,25 +17,27 @@ impl Layout<'_> {
                 let drop = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
                 vec![Rule::new(&chain, "no endpoint on this node", &[&drop])]
             }
-            Target::Reject => {
-                let code = match self.family {
-                    Family::V4 => 3, // ICMP_PORT_UNREACH
-                    Family::V6 => 4, // ICMPV6_PORT_UNREACH
-                };
-                let tcp = [
-                    Expression::LoadMeta(Meta::L4Proto, R[0]),
-                    equal(R[0], &[TCP]),
-                    Expression::Counter,
-                    Expression::Reject(RejectWith::TcpReset),
-                ];
-                let other =
-                    [Expression::Counter, Expression::Reject(RejectWith::IcmpUnreachable(code))];
-                vec![
-                    Rule::new(&chain, "nobody is there", &[&tcp]),
-                    Rule::new(&chain, "nobody is there", &[&other]),
-                ]
-            }
+            Target::Reject => self.reject(&chain),
         }
+    }
+
+    /// Refuses a connection, as a host does on whose port nobody listens.
+    pub(in crate::dataplane) fn reject(&self, chain: &str) -> Vec<Rule> {
+        let code = match self.family {
+            Family::V4 => 3, // ICMP_PORT_UNREACH
+            Family::V6 => 4, // ICMPV6_PORT_UNREACH
+        };
+        let tcp = [
+            Expression::LoadMeta(Meta::L4Proto, R[0]),
+            equal(R[0], &[TCP]),
+            Expression::Counter,
+            Expression::Reject(RejectWith::TcpReset),
+        ];
+        let other = [Expression::Counter, Expression::Reject(RejectWith::IcmpUnreachable(code))];
+        vec![
+            Rule::new(chain, "nobody is there", &[&tcp]),
+            Rule::new(chain, "nobody is there", &[&other]),
+        ]
     }
 
     fn external(&self, chain: &str, keys: Keys) -> Vec<Rule> {

@@ -20,6 +20,8 @@ const GENERATION_SHIFT: u32 = 16;
 pub(super) const GENERATION_MASK: u32 = 0xffff << GENERATION_SHIFT;
 pub(super) const GENERATION: &str = "generation";
 const FORWARD: &str = "forward";
+/// What IPVS forwards passes the output hook instead.
+const THROUGH_IPVS: &str = "through-ipvs";
 const ALLOWED: &str = "allowed";
 const NEIGHBOURS: &str = "neighbour-discovery";
 const UNTRACKABLE: &str = "untrackable";
@@ -38,6 +40,8 @@ const INVALID: u32 = 1 << 0;
 const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
 const UNTRACKED: u32 = 1 << 6;
+/// `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
+const RTN_LOCAL: u32 = 2;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// Router and neighbour solicitations and advertisements, redirects.
@@ -103,7 +107,7 @@ fn family_is(family: Family) -> [Expression; 2] {
 }
 
 /// The whole table without anything that depends on pods, in place of what was there.
-pub(super) fn write(transaction: &mut Transaction, generation: u16) {
+pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool) {
     // Adding before deleting: a table that is not there cannot be deleted.
     transaction.add_table(TABLE);
     transaction.delete_table(TABLE);
@@ -117,8 +121,14 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16) {
             transaction.add_set(TABLE, &Set::new(&of(map, family), &[address]).verdict_map());
         }
     }
-    let hook = Hook { kind: "filter", number: Hook::FORWARD, priority: 0 };
-    transaction.add_chain(TABLE, &Chain { name: FORWARD, hook: Some(hook) });
+    let mut judging = vec![(FORWARD, Hook::FORWARD)];
+    if ipvs {
+        judging.push((THROUGH_IPVS, Hook::OUTPUT));
+    }
+    for (name, number) in &judging {
+        let hook = Hook { kind: "filter", number: *number, priority: 0 };
+        transaction.add_chain(TABLE, &Chain { name, hook: Some(hook) });
+    }
     for name in [ALLOWED, NEIGHBOURS, UNTRACKABLE] {
         transaction.add_chain(TABLE, &Chain { name, hook: None });
     }
@@ -179,8 +189,18 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16) {
         rules.push(("", vec![destination(family, R0), Expression::LookupVerdict { map, key: R0 }]));
     }
     rules.push(("", vec![Expression::Verdict(Verdict::Goto(ALLOWED.into()))]));
-    for (comment, rule) in rules {
-        transaction.add_rule(TABLE, FORWARD, comment, &rule);
+    if ipvs {
+        let own = [
+            Expression::LoadSourceType(R0),
+            Expression::Compare(Compare::Equal, R0, RTN_LOCAL.to_ne_bytes().into()),
+            Expression::Verdict(Verdict::Accept),
+        ];
+        transaction.add_rule(TABLE, THROUGH_IPVS, "the node's own", &own);
+    }
+    for (chain, _) in judging {
+        for (comment, rule) in &rules {
+            transaction.add_rule(TABLE, chain, comment, rule);
+        }
     }
     write_generation(transaction, generation);
 }

@@ -39,6 +39,8 @@ pub struct Policies {
     generation: u16,
     /// What was committed last; `None`: not known.
     state: Option<State>,
+    /// Whether IPVS forwards what pods send to Services.
+    ipvs: bool,
     /// Chains that nobody needs any more, to be deleted after the commit that left them.
     litter: Vec<Installed>,
 }
@@ -66,8 +68,9 @@ pub fn remove() -> Result<bool> {
 }
 
 impl Policies {
-    /// Opens the connection in the calling thread's network namespace.
-    pub fn open() -> Result<Policies> {
+    /// Opens the connection in the calling thread's network namespace. Where IPVS forwards what pods send to
+    /// Services, ours or another proxy's, that is judged on its way out.
+    pub fn open(ipvs: bool) -> Result<Policies> {
         let mut socket = NftSocket::open()?;
         let before = socket.elements(TABLE, layout::GENERATION)?.unwrap_or_default();
         let generation = match before.iter().find_map(layout::generation_of) {
@@ -75,7 +78,7 @@ impl Policies {
             // Connections may carry a mark of a table that is no more: it should not be this one.
             None => std::process::id() as u16,
         };
-        Ok(Policies { socket, generation, state: None, litter: Vec::new() })
+        Ok(Policies { socket, generation, state: None, ipvs, litter: Vec::new() })
     }
 
     /// The number by which our own changes are known among the kernel's notifications.
@@ -141,7 +144,7 @@ impl Policies {
     fn write_all(&mut self, compiler: &Compiler) -> Result<Written> {
         let generation = self.next_generation()?;
         let mut transaction = Transaction::default();
-        layout::write(&mut transaction, generation);
+        layout::write(&mut transaction, generation, self.ipvs);
         let mut state = State { table: true, ..State::default() };
         let mut elements = 0;
         for (key, chain) in compiler.chains() {

@@ -59,6 +59,7 @@ pub(super) fn ct(key: Ct) -> (&'static str, Meaning, u32) {
         Ct::Status => ("status", Meaning::Status, 4),
         Ct::Mark => ("mark", Meaning::Field(DataType::Mark), 4),
         Ct::Protocol => ("protocol", Meaning::Field(DataType::InetProto), 1),
+        Ct::DestinationPort => ("proto-dst", Meaning::Field(DataType::InetService), 2),
         Ct::SourcePort => ("proto-src", Meaning::Field(DataType::InetService), 2),
         Ct::SourceIp => ("ip saddr", Meaning::Field(DataType::Ipv4Addr), 4),
         Ct::SourceIp6 => ("ip6 saddr", Meaning::Field(DataType::Ipv6Addr), 16),

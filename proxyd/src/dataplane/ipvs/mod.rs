@@ -1,0 +1,346 @@
+//! Services in IPVS: a virtual server per frontend and address, its endpoints as destinations.
+//!
+//! - `servers`: what a frontend needs, and the changes that make a virtual server so; `state`: all of them
+//! - `items`, `rules`: what IPVS does not do, in nftables: masquerade, source ranges, what is refused and dropped
+//! - `device`: the device that makes Service addresses the node's own
+//! - `render`: the virtual servers as `ipvsadm-restore` takes them
+//!
+//! IPVS is read once at the start, and whenever something went wrong; then only differences are sent. The tables
+//! of nftables are small and replaced whole, at once, in the same cases. A destination that is not wanted any more
+//! has weight 0 until its last connection has ended, which is looked for every few seconds, as is whether
+//! everything is still there: nobody tells when IPVS changes.
+
+mod device;
+mod items;
+mod render;
+mod rules;
+mod servers;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netlink::ipvs::{self, Service, ServiceKey};
+use netlink::nftables::{ElementChange, NftSocket, Transaction};
+use netlink::{Errno, Error, Family, Result, sysctl};
+
+pub use render::render;
+
+use super::{FAMILIES, Node, NodePorts, Written, index};
+use crate::config::Ipvs as Settings;
+use crate::service::table::Delta;
+use crate::service::{Frontend, FrontendKey};
+use device::Device;
+use servers::Known;
+use state::{Changes, State, Touched};
+
+/// How often drained destinations are removed, and everything is looked at.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Virtual servers whose destinations are looked at in one period: each takes a message.
+const LOOKED_AT: usize = 500;
+/// Elements in one transaction.
+const CHUNK: usize = 8192;
+
+/// Services in IPVS.
+pub struct Ipvs {
+    settings: Settings,
+    ipvs: ipvs::Ipvs,
+    nft: NftSocket,
+    device: Device,
+    state: State,
+    /// `None` if it is not known what is in the kernel.
+    nodes: Option<[Node; 2]>,
+    /// When destinations are drained and everything is looked at.
+    look_at: Option<Instant>,
+    /// The first virtual server whose destinations are looked at next.
+    next: Option<ServiceKey>,
+}
+
+impl Ipvs {
+    /// Opens what is needed in the calling thread's network namespace, and sets how IPVS works there.
+    pub fn open(settings: &Settings) -> Result<Ipvs> {
+        let mut ipvs = ipvs::Ipvs::open().map_err(|error| Error {
+            detail: error.detail.clone().map(|detail| {
+                format!("{detail}: load it, or use --proxy-mode nftables or iptables")
+            }),
+            ..error
+        })?;
+        prepare(settings, &mut ipvs)?;
+        Ok(Ipvs {
+            settings: settings.clone(),
+            ipvs,
+            nft: NftSocket::open()?,
+            device: Device::open()?,
+            state: State::default(),
+            nodes: None,
+            look_at: None,
+            next: None,
+        })
+    }
+
+    /// The number by which our own changes of nftables are known among the kernel's notifications.
+    pub fn port(&self) -> Result<u32> {
+        self.nft.port()
+    }
+
+    /// Whether what is in the kernel is known, so that [`Ipvs::apply`] can be used. Where node ports answer
+    /// decides where they are served: if that changed, everything is planned anew.
+    pub fn is_known(&self, nodes: &[Node; 2]) -> bool {
+        let places = |nodes: &[Node; 2]| {
+            nodes.clone().map(|node| (node.settings.nodeports, node.nodeport_addresses))
+        };
+        self.nodes.as_ref().is_some_and(|known| places(known) == places(nodes))
+    }
+
+    fn is_excluded(&self, ip: IpAddr) -> bool {
+        self.settings.exclude_cidrs.iter().any(|network| network.contains(ip))
+    }
+
+    /// Reads virtual servers with their destinations.
+    fn read(&mut self) -> Result<BTreeMap<ServiceKey, Known>> {
+        let mut known = BTreeMap::new();
+        for told in self.ipvs.services()? {
+            let Service { key, scheduler, persistence } = told.service;
+            let told = self.ipvs.destinations(&key)?;
+            let destinations =
+                told.iter().map(|told| (told.destination.address, told.destination.weight));
+            let affinity = persistence.map(|persistence| persistence.timeout);
+            let destinations = destinations.collect();
+            known.insert(key, Known { scheduler, affinity, destinations });
+        }
+        Ok(known)
+    }
+
+    /// Commits what changed. After an error the state is not known any more.
+    pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
+        let before = self.nodes.take();
+        self.look_at.get_or_insert(now + PERIOD);
+        let mut touched = Touched::default();
+        for (key, frontend) in delta {
+            self.state.want(*key, frontend.as_ref(), &mut touched);
+        }
+        let changes = self.state.changes(touched);
+        let mut written = Written::default();
+        self.ipvs.apply(&changes.servers)?;
+        if before.as_ref() == Some(nodes) {
+            self.change_elements(&changes, &mut written)?;
+        } else {
+            self.replace_tables(nodes, &mut written)?;
+        }
+        self.device.bind(&changes.bound)?;
+        self.device.unbind(&changes.unbound)?;
+        written.elements += changes.len() as u64;
+        self.nodes = Some(nodes.clone());
+        Ok(written)
+    }
+
+    fn change_elements(&mut self, changes: &Changes, written: &mut Written) -> Result<()> {
+        let deleted = changes.deleted.iter().map(|item| (ElementChange::Delete, item));
+        let added = changes.added.iter().map(|item| (ElementChange::Add, item));
+        let mut all: Vec<_> = deleted.chain(added).collect();
+        // What concerns the same set shares messages.
+        all.sort_by_key(|(_, item)| (item.family, item.set));
+        for chunk in all.chunks(CHUNK) {
+            let mut transaction = Transaction::new(None);
+            for (change, item) in chunk {
+                let table = super::nftables::table(item.family);
+                transaction.change_element(*change, table, item.set.name(), item.element());
+            }
+            self.commit(transaction, written)?;
+        }
+        Ok(())
+    }
+
+    fn replace_tables(&mut self, nodes: &[Node; 2], written: &mut Written) -> Result<()> {
+        for (family, node) in FAMILIES.into_iter().zip(nodes) {
+            let mut transaction = Transaction::new(None);
+            let items = self.state.items(family).collect();
+            rules::replace(family, node, items, &mut transaction);
+            self.commit(transaction, written)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, transaction: Transaction, written: &mut Written) -> Result<()> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        written.transactions += 1;
+        written.bytes += transaction.bytes() as u64;
+        self.nft.commit(transaction)
+    }
+
+    /// Reads what is in the kernel, and writes what differs from these frontends.
+    pub fn reconcile<'a>(
+        &mut self,
+        frontends: impl Fn() -> Vec<(FrontendKey, &'a Frontend)>,
+        nodes: &[Node; 2],
+        now: Instant,
+    ) -> Result<Written> {
+        self.nodes = None;
+        self.look_at = Some(now + PERIOD);
+        let mut written = Written::default();
+        let (bound, own) = self.device.addresses()?;
+        let serving = serving(&own, nodes);
+        let known = self.read()?;
+        let fresh = State::new(self.settings.scheduler.name(), known, bound);
+        self.state = fresh.with_addresses(own, serving);
+        let mut touched = Touched::default();
+        for (key, frontend) in frontends() {
+            self.state.want(key, Some(frontend), &mut touched);
+        }
+        let excluded = self.settings.exclude_cidrs.clone();
+        let is_excluded = |ip| excluded.iter().any(|network| network.contains(ip));
+        self.state.forget(is_excluded);
+        self.state.touch_all(&mut touched);
+        let mut changes = self.state.changes(touched);
+        changes.unbound.extend(self.state.unbind_unused(is_excluded));
+        self.ipvs.apply(&changes.servers)?;
+        self.replace_tables(nodes, &mut written)?;
+        self.device.bind(&changes.bound)?;
+        self.device.unbind(&changes.unbound)?;
+        let elements = changes.servers.len() + changes.bound.len() + changes.unbound.len();
+        written.elements = elements as u64;
+        self.nodes = Some(nodes.clone());
+        Ok(written)
+    }
+
+    /// When [`Ipvs::look`] is due.
+    pub fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Removes what was drained, and looks whether everything is still there; tells what is not.
+    pub fn look(&mut self, now: Instant) -> Result<Vec<String>> {
+        if self.look_at.is_none_or(|at| at > now) || self.nodes.is_none() {
+            return Ok(Vec::new());
+        }
+        self.look_at = Some(now + PERIOD);
+        for place in self.state.draining() {
+            let told = self.ipvs.destinations(&place)?;
+            let changes = self.state.drain(place, &told);
+            self.ipvs.apply(&changes.servers)?;
+            self.change_elements(&changes, &mut Written::default())?;
+            self.device.unbind(&changes.unbound)?;
+        }
+        self.compare()
+    }
+
+    fn compare(&mut self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let (bound, own) = self.device.read()?;
+        let missing = self.state.bound().difference(&bound).count();
+        if missing > 0 {
+            found.push(format!("{missing} addresses of {} missing", device::NAME));
+        }
+        if own != *self.state.own() {
+            found.push("the node's addresses changed".to_owned());
+        }
+        let told = self.ipvs.services()?;
+        let there: BTreeSet<ServiceKey> = told.iter().map(|told| told.service.key).collect();
+        let known = self.state.known();
+        let missing = known.keys().filter(|key| !there.contains(key)).count();
+        if missing > 0 {
+            found.push(format!("{missing} virtual servers missing"));
+        }
+        let foreign =
+            there.iter().filter(|key| !known.contains_key(key) && !self.is_excluded(key.address));
+        let foreign = foreign.count();
+        if foreign > 0 {
+            found.push(format!("{foreign} virtual servers of others"));
+        }
+        for service in told.into_iter().map(|told| told.service) {
+            let timeout = service.persistence.map(|persistence| persistence.timeout);
+            let same =
+                |known: &Known| (known.affinity, &known.scheduler) == (timeout, &service.scheduler);
+            if known.get(&service.key).is_some_and(|known| !same(known)) {
+                found.push(format!("virtual server {} changed", service.key));
+            }
+        }
+        // The rest of them in the next periods.
+        let from = self.next.take();
+        let range = from.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Included);
+        let keys: Vec<ServiceKey> = known
+            .range((range, std::ops::Bound::Unbounded))
+            .map(|(key, _)| *key)
+            .take(LOOKED_AT + 1)
+            .collect();
+        self.next = keys.get(LOOKED_AT).copied();
+        for key in keys.iter().take(LOOKED_AT) {
+            let told = self.ipvs.destinations(key)?;
+            let there: BTreeMap<_, _> = told
+                .iter()
+                .map(|told| (told.destination.address, told.destination.weight))
+                .collect();
+            let known = self.state.known().get(key);
+            if known.is_some_and(|known| known.destinations != there) {
+                found.push(format!("destinations of {key} changed"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Virtual servers of a family, and their destinations.
+    pub fn counts(&self, family: Family) -> (usize, usize) {
+        self.state.counts(family)
+    }
+}
+
+/// On which of the node's addresses node ports answer.
+fn serving(own: &BTreeSet<IpAddr>, nodes: &[Node; 2]) -> Vec<IpAddr> {
+    let serves = |ip: &IpAddr| {
+        let node = &nodes[index(Family::of(*ip))];
+        match node.settings.nodeports {
+            NodePorts::Everywhere => true,
+            NodePorts::Listed | NodePorts::InNetworks => {
+                node.nodeport_addresses.iter().any(|network| network.contains(*ip))
+            }
+        }
+    };
+    own.iter().copied().filter(device::can_serve).filter(serves).collect()
+}
+
+/// Sets how IPVS works: its connections are known to conntrack, which masquerade needs, and end with their
+/// destination.
+fn prepare(settings: &Settings, ipvs: &mut ipvs::Ipvs) -> Result<()> {
+    let vs = ["conntrack", "expire_nodest_conn", "expire_quiescent_template"];
+    let vs = vs.iter().map(|name| (format!("net/ipv4/vs/{name}"), "1"));
+    let arp = [("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")];
+    let arp = arp.into_iter().filter(|_| settings.strict_arp);
+    for (name, value) in vs.chain(arp.map(|(name, value)| (name.to_owned(), value))) {
+        if sysctl::ensure(&name, value)? {
+            tracing::info!("set {name} to {value}");
+        }
+    }
+    let seconds = |timeout: Option<Duration>| {
+        timeout.map_or(0, |timeout| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX))
+    };
+    let wanted = ipvs::Timeouts {
+        tcp: seconds(settings.tcp_timeout),
+        tcp_fin: seconds(settings.tcp_fin_timeout),
+        udp: seconds(settings.udp_timeout),
+    };
+    if wanted != ipvs::Timeouts::default() {
+        ipvs.set_timeouts(&wanted)?;
+    }
+    Ok(())
+}
+
+/// Removes all virtual servers, if a mode of ours or of kube-proxy made some: then its device is there. Tells how
+/// many there were.
+pub fn remove() -> Result<usize> {
+    let device = netlink::RouteSocket::open()?.link_by_name(device::NAME)?;
+    if device.is_none_or(|link| link.kind.as_deref() != Some("dummy")) {
+        return Ok(0);
+    }
+    let mut ipvs = match ipvs::Ipvs::open() {
+        Err(Error { errno: Errno::OPNOTSUPP, .. }) => return Ok(0),
+        other => other?,
+    };
+    let servers = ipvs.services()?;
+    let changes: Vec<ipvs::Change> =
+        servers.iter().map(|told| ipvs::Change::DeleteService(told.service.key)).collect();
+    ipvs.apply(&changes)?;
+    Ok(changes.len())
+}

@@ -1,0 +1,262 @@
+//! What is of ipvs mode alone: these run with `scripts/test ipvs`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use testnet::manifest::{Endpoint, documents};
+use testnet::{Family, Host, Manifests, Namespace, Node, Proxyd, eventually, programs};
+
+use super::world::{
+    Addressed, PORT, TARGET, World, both, external, node_port_service, service, slices, vip,
+    with_slices,
+};
+use super::{FAMILIES, assert_refused, only_in_mode, served, soon};
+
+const NODE_PORT: u16 = 30_080;
+/// What others change is looked for every five seconds.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
+
+fn skipped() -> bool {
+    only_in_mode("ipvs", "it is about virtual servers")
+}
+
+/// The virtual servers of a node, as `ipvsadm` saves them.
+fn servers(node: &Node) -> String {
+    node.namespace().command("ipvsadm", &["-S", "-n"])
+}
+
+fn has_device(node: &Node) -> bool {
+    node.namespace().links().iter().any(|name| name == "kube-ipvs0")
+}
+
+#[test]
+fn ipvs_servers_are_as_ipvsadm_shows_them() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let (a, b) = (world.backend(&world.n1, "a"), world.backend(&world.n2, "b"));
+    let arguments = [
+        "--ipvs-scheduler",
+        "wlc",
+        "--ipvs-strict-arp",
+        "--ipvs-tcp-timeout",
+        "20m",
+        "--ipvs-udp-timeout",
+        "77s",
+    ];
+    let proxyd = world.start(&arguments);
+    let web = node_port_service("web", 10, NODE_PORT).affinity(300);
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a), Endpoint::of(&b)]));
+    let shown = servers(&world.n1);
+    let (v4, v6) = (world.n1.v4(), world.n1.v6());
+    for line in [
+        "-A -t 10.96.0.10:80 -s wlc -p 300\n".to_owned(),
+        format!("-a -t 10.96.0.10:80 -r {}:{TARGET} -m -w 1\n", a.v4()),
+        format!("-a -u 10.96.0.10:80 -r {}:{TARGET} -m -w 1\n", b.v4()),
+        format!("-A -t {v4}:{NODE_PORT} -s wlc -p 300\n"),
+        format!("-A -u [{v6}]:{NODE_PORT} -s wlc -p 300\n"),
+        format!("-a -t [fd00:96::10]:80 -r [{}]:{TARGET} -m -w 1\n", a.v6()),
+    ] {
+        assert!(shown.contains(&line), "{line:?} is not in {shown}");
+    }
+    // One program lists with names, so that this is what is asked for.
+    let timeouts = world.n1.namespace().command("ipvsadm", &["-L", "--timeout"]);
+    assert!(timeouts.contains("1200 ") && timeouts.contains(" 77"), "{timeouts}");
+    assert_eq!(world.n1.namespace().sysctl("net/ipv4/vs/conntrack"), "1");
+    assert_eq!(world.n1.namespace().sysctl("net/ipv4/conf/all/arp_ignore"), "1");
+    assert_eq!(world.n1.namespace().sysctl("net/ipv4/conf/all/arp_announce"), "2");
+}
+
+#[test]
+fn ipvs_keeps_a_connection_until_it_ends() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let (a, b) = (world.backend(&world.n1, "a"), world.backend(&world.n2, "b"));
+    let client = world.pod(&world.n1, "client");
+    let proxyd = world.start(&["--ipvs-tcpfin-timeout", "1s"]);
+    proxyd.apply("web", &with_slices(&service("web", 10), "web", &[Endpoint::of(&a)]));
+    for family in FAMILIES {
+        let to = (vip(family, 10), PORT);
+        let mut connection = client.connect(to).unwrap();
+        assert_eq!(connection.ask("before").unwrap().server, "a");
+        proxyd.apply("web", &with_slices(&service("web", 10), "web", &[Endpoint::of(&b)]));
+        assert_eq!(served(&client, to).0, "b");
+        assert_eq!(connection.ask("after").unwrap().server, "a");
+        let gone = match family {
+            Family::V4 => format!("-t 10.96.0.10:80 -r {}:{TARGET}", a.v4()),
+            Family::V6 => format!("-t [fd00:96::10]:80 -r [{}]:{TARGET}", a.v6()),
+        };
+        assert!(servers(&world.n1).contains(&format!("{gone} -m -w 0\n")));
+        // Looked at by now, and kept.
+        std::thread::sleep(Duration::from_secs(6));
+        assert_eq!(connection.ask("later").unwrap().server, "a");
+        drop(connection);
+        eventually("the drained endpoint is removed", Duration::from_secs(30), || {
+            !servers(&world.n1).contains(&gone)
+        });
+        proxyd.apply("web", &with_slices(&service("web", 10), "web", &[Endpoint::of(&a)]));
+    }
+}
+
+#[test]
+fn ipvs_lets_nothing_of_the_nodes_answer_at_a_service_address() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let client = world.pod(&world.n1, "client");
+    let proxyd = world.start(&[]);
+    world.route_all(&both(external, 1));
+    let web = service("web", 10).load_balancer(&both(external, 1));
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    let host = world.n1.serve_tcp(9999);
+    for family in FAMILIES {
+        client.tcp((world.n1.ip(family), 9999)).unwrap();
+        assert_refused(&client, (vip(family, 10), 9999));
+        assert_refused(&world.lan, (external(family, 1), 9999));
+        assert_refused(&world.n1, (vip(family, 10), 9999));
+    }
+    drop(host);
+}
+
+#[test]
+fn ipvs_comes_back_when_somebody_removes_it() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let client = world.pod(&world.n1, "client");
+    let proxyd = world.start(&[]);
+    let web = node_port_service("web", 10, NODE_PORT);
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    let before = servers(&world.n1);
+    let a4 = format!("{}:{TARGET}", a.v4());
+    for damage in [
+        &["ipvsadm", "-C"][..],
+        &["ip", "link", "delete", "kube-ipvs0"],
+        &["ip", "address", "delete", "10.96.0.10/32", "dev", "kube-ipvs0"],
+        &["ipvsadm", "-D", "-t", "10.96.0.10:80"],
+        &["ipvsadm", "-d", "-t", "10.96.0.10:80", "-r", &a4],
+        &["ipvsadm", "-e", "-t", "10.96.0.10:80", "-r", &a4, "-m", "-w", "0"],
+        &["ipvsadm", "-E", "-t", "10.96.0.10:80", "-s", "sh"],
+        &["ipvsadm", "-A", "-t", "10.96.0.99:1", "-s", "rr"],
+        &["nft", "flush set ip viaduct frontends"],
+    ] {
+        world.n1.namespace().command(damage[0], &damage[1..]);
+        eventually(&format!("{damage:?} is repaired"), REPAIRED_WITHIN, || {
+            let address = world.n1.namespace().ip("address show");
+            servers(&world.n1) == before && address.contains("10.96.0.10/32")
+        });
+        soon("clients are served again", || client.tcp((vip(Family::V4, 10), PORT)).is_ok());
+    }
+    assert!(proxyd.log().contains("virtual servers missing"), "{}", proxyd.log());
+}
+
+#[test]
+fn ipvs_leaves_what_is_excluded() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let add = |address: &str| {
+        world.n1.namespace().command("ipvsadm", &["-A", "-t", address, "-s", "rr"]);
+    };
+    add("172.16.0.1:80");
+    add("172.17.0.1:80");
+    let _proxyd = world.start(&["--ipvs-exclude-cidrs", "172.16.0.0/16"]);
+    let shown = servers(&world.n1);
+    assert!(shown.contains("172.16.0.1:80") && !shown.contains("172.17.0.1:80"), "{shown}");
+}
+
+/// Without a pause: a change of the mode refuses no connection.
+#[test]
+fn ipvs_is_entered_and_left_without_a_gap() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let client = world.pod(&world.n1, "client");
+    let web = node_port_service("web", 10, NODE_PORT);
+    let other = with_slices(&web, "web", &[Endpoint::of(&a)]);
+    let mut first = world.start(&["--proxy-mode", "nftables"]);
+    first.apply("web", &other);
+    first.stop();
+    for (mode, is_ipvs) in [("ipvs", true), ("nftables", false), ("ipvs", true)] {
+        let mut proxyd = Proxyd::spawn(&world.n1, &["--proxy-mode", mode]);
+        let mut asked = 0;
+        eventually("the mode is in force", Duration::from_secs(30), || {
+            for family in FAMILIES {
+                assert_eq!(served(&client, (vip(family, 10), PORT)).0, "a", "to {mode}");
+                asked += 1;
+            }
+            let there = servers(&world.n1).contains("10.96.0.10:80");
+            there == is_ipvs && has_device(&world.n1) == is_ipvs
+        });
+        assert!(asked >= 2);
+        proxyd.await_sync();
+        assert_eq!(served(&world.lan, (world.n1.ip(Family::V4), NODE_PORT)).0, "a");
+        proxyd.stop();
+    }
+}
+
+#[test]
+fn ipvs_is_removed_by_cleanup() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let mut proxyd = world.start(&[]);
+    let web = service("web", 10);
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    proxyd.stop();
+    assert!(has_device(&world.n1));
+    world.n1.namespace().command(&programs::proxyd().display().to_string(), &["cleanup"]);
+    assert_eq!(servers(&world.n1), "");
+    assert!(!has_device(&world.n1));
+}
+
+/// This needs no kernel with IPVS.
+#[test]
+fn ipvs_mode_renders_what_ipvsadm_restores() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    let manifests = Manifests::of(&world.n1);
+    let web = node_port_service("web", 10, NODE_PORT).affinity(60);
+    let none = service("none", 11);
+    manifests.write("web", &(documents(&[&web, &none]) + &slices("web", &[Endpoint::of(&a)])));
+    let line = Proxyd::command_line(&world.n1, "render", &["--proxy-mode", "ipvs"]);
+    let inside = Namespace::new("inside");
+    let output = inside.run(move || Command::new(programs::proxyd()).args(line).output()).unwrap();
+    let ruleset = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in [
+        "# address 10.96.0.10 on kube-ipvs0\n".to_owned(),
+        "# 10.96.0.11:80/TCP has no endpoint here\n".to_owned(),
+        "-A -t 10.96.0.10:80 -s rr -p 60\n".to_owned(),
+        format!("-a -u [fd00:96::10]:80 -r [{}]:{TARGET} -m -w 1\n", a.v6()),
+        format!("-A -t {}:{NODE_PORT} -s rr -p 60\n", world.n1.v4()),
+    ] {
+        assert!(ruleset.contains(&line), "{line:?} is not in {ruleset}");
+    }
+    if super::mode_is("ipvs") {
+        let file = world.n1.folder().join("rendered");
+        std::fs::write(&file, &ruleset).unwrap();
+        inside.ip("link set lo up");
+        inside
+            .command("sh", &["-c", &format!("grep -v '^#' {} | ipvsadm-restore", file.display())]);
+        let restored = inside.command("ipvsadm", &["-S", "-n"]);
+        let lines = |text: &str| {
+            let mut lines: Vec<String> =
+                text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(&restored), lines(&ruleset));
+    }
+}
