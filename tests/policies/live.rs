@@ -182,6 +182,8 @@ fn the_log_names_who_was_denied_and_by_which_policy() {
             if log.lines().any(told) { Ok(()) } else { Err(log) }
         });
     }
+    let denied = daemon.metric("viaduct_policy_denied_packets_total", "policies=\"default/web\"");
+    assert!(denied.is_some_and(|packets| packets >= 2.0), "{denied:?}");
     // Much at once is told in few lines.
     let before = daemon.log().lines().count();
     let closed = (web.v4(), 9);

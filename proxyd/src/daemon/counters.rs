@@ -28,7 +28,7 @@ struct Sums {
 }
 
 /// What a counter has counted since it was seen last.
-fn grown(before: u64, now: u64) -> u64 {
+pub(super) fn grown(before: u64, now: u64) -> u64 {
     if now >= before { now - before } else { now }
 }
 
@@ -86,7 +86,7 @@ impl Sums {
     }
 }
 
-fn header(text: &mut String, name: &str, help: &str) {
+pub(super) fn header(text: &mut String, name: &str, help: &str) {
     let _ = writeln!(text, "# HELP viaduct_{name} {help}.\n# TYPE viaduct_{name} counter");
 }
 

@@ -10,6 +10,7 @@ mod attachments;
 pub mod conntrack;
 pub mod counters;
 mod denials;
+pub mod denied_packets;
 mod drift;
 pub mod engine;
 mod leftovers;
@@ -185,9 +186,14 @@ pub fn run(config: &Config) -> Result<()> {
             move || engine.run(&queue)
         })
         .context("start the dataplane thread")?;
+    let mut hooks = Vec::new();
     if config.mode == Mode::Nftables {
-        shared.metrics.set_scrape_hook(counters::scrape_hook(events.clone()));
+        hooks.push(counters::scrape_hook(events.clone()));
     }
+    if policies.is_some() {
+        hooks.push(denied_packets::scrape_hook());
+    }
+    shared.metrics.set_scrape_hook(Box::new(move |text| hooks.iter().for_each(|hook| hook(text))));
     let (reader, told) = (events.clone(), policies.clone());
     std::thread::Builder::new()
         .name("source".into())

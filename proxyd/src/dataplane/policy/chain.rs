@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use netlink::nftables::{Chain as NftChain, ElementChange, Expression, Transaction, Verdict};
+use netlink::nftables::{
+    Chain as NftChain, ElementChange, Expression, RuleTag, Transaction, Verdict,
+};
 use netpol::compile::{Chain, ChainKey, Matches, Rest, Step};
 use netpol::model::{Action, Direction};
 
@@ -211,6 +213,15 @@ impl Installed {
             }
         }
     }
+}
+
+/// The chain of a rule that denies, and its direction.
+pub(super) fn denying(tag: &RuleTag) -> Option<(String, Direction)> {
+    // The rule before it logs, and has no comment.
+    let chain = tag.chain.strip_suffix(".deny").filter(|_| !tag.comment.is_empty())?;
+    let ingress = chain.starts_with("to-");
+    let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+    Some((chain.to_owned(), direction))
 }
 
 fn named<'a>(chain: &str, tier: &str, steps: &'a [Step]) -> Vec<(String, Action, &'a Matches)> {

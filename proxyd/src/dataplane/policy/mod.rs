@@ -14,9 +14,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netlink::conntrack::Conntrack;
-use netlink::nftables::{Element, ElementChange, Key, NftSocket, Transaction, Verdict};
+use netlink::nftables::{Element, ElementChange, Key, NftSocket, RuleTag, Transaction, Verdict};
 use netlink::{Errno, Family, Result};
 use netpol::compile::{ChainKey, Compiler, Update, Verdicts};
+use netpol::model::Direction;
 
 use chain::Installed;
 pub use chain::{LOG_GROUP, LOGGED_BYTES};
@@ -53,6 +54,29 @@ struct State {
     addresses: BTreeMap<IpAddr, Verdicts>,
     /// How many chains there were, for their names.
     serial: u64,
+}
+
+/// What the chain of pods that have the same policies has denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// The chain's name.
+    pub chain: String,
+    /// Which connections of these pods.
+    pub direction: Direction,
+    /// The policies.
+    pub policies: String,
+    /// How many packets, since the chain was written.
+    pub packets: u64,
+}
+
+/// Reads what every chain has denied, in the calling thread's network namespace.
+pub fn denied() -> Result<Vec<Denied>> {
+    let rules = NftSocket::open()?.rule_packets(TABLE)?.unwrap_or_default();
+    let of_rule = |(tag, packets): (RuleTag, u64)| {
+        let (chain, direction) = chain::denying(&tag)?;
+        Some(Denied { chain, direction, policies: tag.comment, packets })
+    };
+    Ok(rules.into_iter().filter_map(of_rule).collect())
 }
 
 /// Removes the table; tells whether there was one.

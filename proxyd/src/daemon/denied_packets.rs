@@ -1,0 +1,90 @@
+//! Metrics of denied packets, from the kernel's counters, read at each scrape.
+//!
+//! A chain's counter begins anew when the chain is written anew, so what was counted is added up here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use netpol::model::Direction;
+
+use super::counters::{grown, header};
+use crate::dataplane::policy::{Denied, denied};
+use crate::server::ScrapeHook;
+
+#[derive(Default)]
+struct Sums {
+    /// By the chain's name.
+    seen: HashMap<String, u64>,
+    /// By direction, and by the policies that the pods have in common.
+    sums: BTreeMap<(&'static str, String), u64>,
+}
+
+impl Sums {
+    fn add(&mut self, all: Vec<Denied>) {
+        let mut seen = HashMap::new();
+        for Denied { chain, direction, policies, packets } in all {
+            let direction = match direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            };
+            let before = self.seen.get(&chain).copied().unwrap_or(0);
+            *self.sums.entry((direction, policies)).or_default() += grown(before, packets);
+            seen.insert(chain, packets);
+        }
+        // A chain that is no more is told as it was last.
+        self.seen = seen;
+    }
+
+    fn write(&self, text: &mut String) {
+        header(
+            text,
+            "policy_denied_packets",
+            "Packets that policies denied, or would deny (audit)",
+        );
+        for ((direction, policies), sum) in &self.sums {
+            let policies = policies.replace('\\', "\\\\").replace('"', "\\\"");
+            let _ = writeln!(
+                text,
+                "viaduct_policy_denied_packets_total{{direction=\"{direction}\",policies=\"{policies}\"}} {sum}"
+            );
+        }
+    }
+}
+
+/// What [`crate::server::Metrics`] calls at each scrape.
+pub(crate) fn scrape_hook() -> ScrapeHook {
+    let state = Mutex::new(Sums::default());
+    Box::new(move |text| {
+        // What is behind it is plain data: whoever panicked left it whole.
+        let mut sums = state.lock().unwrap_or_else(PoisonError::into_inner);
+        match denied() {
+            Ok(all) => sums.add(all),
+            Err(error) => tracing::warn!("{error}: the metrics lack denied packets"),
+        }
+        sums.write(text);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_that_begin_anew_go_on() {
+        let of = |chain: &str, packets| Denied {
+            chain: chain.to_owned(),
+            direction: Direction::Ingress,
+            policies: "default/deny".to_owned(),
+            packets,
+        };
+        let mut sums = Sums::default();
+        sums.add(vec![of("to-1", 5), of("to-2", 1)]);
+        sums.add(vec![of("to-1", 7)]);
+        sums.add(vec![of("to-9", 2)]);
+        let mut text = String::new();
+        sums.write(&mut text);
+        let line = "viaduct_policy_denied_packets_total{direction=\"ingress\",policies=\"default/deny\"} 10\n";
+        assert!(text.ends_with(line), "{text}");
+    }
+}
