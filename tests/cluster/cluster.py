@@ -301,12 +301,13 @@ def enter(node):
 def install(manifest, nodes):
     """The way the documentation tells a user to: image onto the nodes, manifest into the cluster."""
     image = path("viaduct.tar")
-    run([os.path.join(ROOT, "scripts", "image"), "--output", image], stdout=subprocess.DEVNULL)
+    text = output([os.path.join(build.cache(), "bin", "kubectl"), "kustomize", manifest]) if os.path.isdir(manifest) else open(manifest).read()
+    variant = ["--iptables"] if "viaduct:dev-iptables" in text else []
+    run([os.path.join(ROOT, "scripts", "image"), "--output", image, *variant], stdout=subprocess.DEVNULL)
     ctr = os.path.join(build.cache(), "bin", "ctr")
     for name in nodes:
         run(enter(name) + [ctr, "--address", "/run/containerd/containerd.sock", "-n", "k8s.io", "images", "import", "--local", image], quiet=True)
     there = kubectl_output("-n", "kube-system", "get", "daemonset", "viaduct", "-o", "name")
-    text = output([os.path.join(build.cache(), "bin", "kubectl"), "kustomize", manifest]) if os.path.isdir(manifest) else open(manifest).read()
     text = re.sub(r"clusterCIDR: \S+", f"clusterCIDR: {json.load(open(path('cluster.json')))['pods']}", text)
     write(text, "viaduct.yaml")
     run(kubectl("apply", "-f", path("viaduct.yaml")), stdout=subprocess.DEVNULL)
