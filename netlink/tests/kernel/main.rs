@@ -8,6 +8,7 @@ mod monitor;
 mod namespace;
 mod nftables;
 mod route;
+mod xtables;
 
 use std::net::IpAddr;
 use std::process::Command;
