@@ -20,12 +20,16 @@ fn main() -> Result<()> {
     let what = arguments.next().unwrap_or_default();
     let mut runs = None;
     let mut output = PathBuf::from("docs/benchmarks");
+    let mut mode = String::from("nftables");
     while let Some(option) = arguments.next() {
         let value = arguments.next().unwrap_or_default();
         match option.as_str() {
             "--runs" => runs = Some(value.parse()?),
             "--output" => output = value.into(),
-            _ => bail!("unknown option {option}: --runs N, --output FOLDER"),
+            "--mode" => mode = value,
+            _ => bail!(
+                "unknown option {option}: --runs N, --output FOLDER, --mode nftables|iptables"
+            ),
         }
     }
     match what.as_str() {
@@ -38,7 +42,14 @@ fn main() -> Result<()> {
         "services" => {
             services::check()?;
             let mut report = report::Report::default();
-            services::measure(&mut report, runs.unwrap_or(5))?;
+            match mode.as_str() {
+                "nftables" => services::measure(&mut report, runs.unwrap_or(5))?,
+                "iptables" => {
+                    services::iptables::measure(&mut report, runs.unwrap_or(3))?;
+                    return report.finish(&output, "services-iptables");
+                }
+                _ => bail!("--mode is nftables or iptables"),
+            }
             report.finish(&output, "services")
         }
         "cluster" => {

@@ -81,8 +81,9 @@ fn a_change_of_the_mode_fails_nobody() {
     let homes: Vec<String> =
         connections.iter_mut().map(|connection| connection.ask("x").unwrap().server).collect();
     let peers: Vec<u16> = flows.iter_mut().map(|flow| flow.ask("x").unwrap().peer_port).collect();
-    for mode in ["iptables", "nftables", "iptables", "nftables"] {
-        let mut change = || {
+    let changes = FAMILIES.map(|family| [("iptables", family), ("nftables", family)]).concat();
+    for (mode, family) in changes {
+        let change = || {
             proxyd.stop();
             let next = Proxyd::start(&world.n1, &["--proxy-mode", mode]);
             await_only(&world, mode);
@@ -94,18 +95,14 @@ fn a_change_of_the_mode_fails_nobody() {
             }
             proxyd = next;
         };
-        for family in FAMILIES {
-            let outer = (world.n1.ip(family), NODE_PORT);
-            let inner = (vip(family, 10), PORT);
-            let mut outside = (0, Vec::new());
-            let (attempts, failures) = meanwhile(&client, inner, || {
-                outside = meanwhile(&world.lan, outer, || {
-                    if family == Family::V6 { change() } else { std::thread::sleep(SILENCE) }
-                });
-            });
-            assert!(attempts > 50 && failures.is_empty(), "{mode}: {attempts}: {failures:?}");
-            assert!(outside.0 > 50 && outside.1.is_empty(), "{mode}: outside: {outside:?}");
-        }
+        let outer = (world.n1.ip(family), NODE_PORT);
+        let inner = (vip(family, 10), PORT);
+        let mut outside = (0, Vec::new());
+        let (attempts, failures) = meanwhile(&client, inner, || {
+            outside = meanwhile(&world.lan, outer, change);
+        });
+        assert!(attempts > 50 && failures.is_empty(), "{mode}: {attempts}: {failures:?}");
+        assert!(outside.0 > 50 && outside.1.is_empty(), "{mode}: outside: {outside:?}");
     }
 }
 

@@ -80,11 +80,15 @@ impl Engine {
         shared.status.set("node", cluster.node_name().to_string());
         shared.status.set("mode", config.mode.to_string());
         shared.status.set("state", "waiting for Services and EndpointSlices");
+        let dataplane = Dataplane::open(&config)?;
+        if let Keep::OursIn(variant) = dataplane.keep() {
+            shared.status.set("iptables", variant.to_string());
+        }
         Ok(Engine {
             rules: node::rules(&config, &cluster),
             cluster,
             table: Table::default(),
-            dataplane: Dataplane::open(&config)?,
+            dataplane,
             conntrack: Conntrack::open()?,
             be_liberal: node::be_liberal(),
             problems: Vec::new(),

@@ -34,13 +34,30 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Starts it and waits for the first sync.
     pub(super) fn start(namespace: &Namespace, folder: &Path) -> Result<Daemon> {
+        Daemon::start_in_mode(namespace, folder, None)
+    }
+
+    /// The same in iptables mode with this variant, or else in nftables mode.
+    pub(super) fn start_in_mode(
+        namespace: &Namespace,
+        folder: &Path,
+        iptables: Option<&'static str>,
+    ) -> Result<Daemon> {
         let folder: PathBuf = folder.to_owned();
+        let lock = namespace.xtables_lock().to_owned();
         let started = Instant::now();
         let mut child = namespace
             .run(move || {
-                Command::new(programs::proxyd())
+                let mut command = Command::new(programs::proxyd());
+                if let Some(variant) = iptables {
+                    command.env("VIADUCT_IPTABLES", variant).env("XTABLES_LOCKFILE", lock);
+                }
+                let mode = if iptables.is_some() { "iptables" } else { "nftables" };
+                command
                     .args([
                         "run",
+                        "--proxy-mode",
+                        mode,
                         "--hostname-override",
                         "node-0",
                         "--cluster-cidr",

@@ -1,6 +1,7 @@
 //! Services: the daemon beside kube-proxy's two shapes, `nft -f` of the same maps, and the bare messages.
 
 mod daemon;
+pub(crate) mod iptables;
 mod latency;
 pub(crate) mod objects;
 mod peers;

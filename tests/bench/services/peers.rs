@@ -101,19 +101,25 @@ pub(super) fn iptables(size: Size) -> String {
 
 /// Runs a program in a fresh namespace with a file as input; milliseconds, and whether it ended.
 pub(super) fn run(program: &[&str], input: &str) -> Result<(f64, bool)> {
+    run_in(&Namespace::new("peer"), program, input)
+}
+
+/// The same in a namespace that is there already.
+pub(super) fn run_in(namespace: &Namespace, program: &[&str], input: &str) -> Result<(f64, bool)> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("input");
     fs::write(&file, input)?;
-    let namespace = Namespace::new("peer");
     let line: Vec<String> = program.iter().map(|word| (*word).to_owned()).collect();
-    namespace.run(move || timed(&line, &file))
+    let lock = namespace.xtables_lock().to_owned();
+    namespace.run(move || timed(&line, &file, &lock))
 }
 
-fn timed(line: &[String], file: &Path) -> Result<(f64, bool)> {
+fn timed(line: &[String], file: &Path, lock: &Path) -> Result<(f64, bool)> {
     let errors = tempfile::tempfile()?;
     let started = Instant::now();
     let mut child = Command::new(&line[0])
         .args(&line[1..])
+        .env("XTABLES_LOCKFILE", lock)
         .stdin(fs::File::open(file)?)
         .stdout(Stdio::null())
         .stderr(errors.try_clone()?)

@@ -132,6 +132,9 @@ impl Iptables {
                 let repairs = before.differences(&of.held).into_iter();
                 written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
             }
+            // Else the first transaction of a stranger's would have everything read again.
+            let counts = Counts::now(self.variant, family, &of.held)?;
+            of.counts = counts.filter(|counts| counts.are_right(counts, &of.held));
             self.families[index(family)] = Some(of);
         }
         Ok(written)

@@ -1,0 +1,112 @@
+//! The daemon in iptables mode, beside what `iptables-restore` takes for kube-proxy's shape and for one chain.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use testnet::Namespace;
+
+use super::daemon::{Daemon, LIMIT};
+use super::objects::{self, Size, documents, file_of, other_endpoint, put};
+use super::{MIDDLE, SMALL, peers};
+use crate::report::{Report, median};
+
+/// Single changes of each variant.
+const CHANGES: u32 = 12;
+/// How often it is asked whether a change is in force.
+const PAUSE: Duration = Duration::from_millis(500);
+/// What the daemon counts of syncs that are about what changed.
+const SYNCS: &str = "kubeproxy_sync_partial_proxy_rules_duration_seconds";
+
+/// `rounds` of every start.
+pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
+    for size in [SMALL, MIDDLE] {
+        for variant in ["legacy", "nft"] {
+            cold(report, size, variant, rounds)?;
+            changes(report, size, variant)?;
+        }
+    }
+    Ok(())
+}
+
+fn cold(report: &mut Report, size: Size, variant: &'static str, rounds: usize) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    objects::write_one_file(size, folder.path())?;
+    let (mut starts, mut restarts) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let namespace = Namespace::new("bench");
+        let start = || -> Result<(f64, u64)> {
+            let daemon = Daemon::start_in_mode(&namespace, folder.path(), Some(variant))?;
+            let first = daemon.first.clone();
+            daemon.stop()?;
+            Ok((first.sync, first.elements))
+        };
+        starts.push(start()?.0);
+        let (took, written) = start()?;
+        ensure!(written == 0, "a restart wrote {written} lines");
+        restarts.push(took);
+    }
+    let case = format!("{} {variant}", size.name());
+    report.add(&format!("{case}: restart, compare"), "viaduct", restarts);
+    let ours = median(&starts);
+    report.add(&format!("{case}: cold, plan + apply"), "viaduct", starts);
+    let program = format!("iptables-{variant}-restore");
+    let (took, ended) = peers::run(&[&program, "--noflush"], &peers::iptables(size))?;
+    let what = if ended { "cold" } else { "cold, stopped after two minutes" };
+    report.add(&format!("{case}: {what}"), "iptables-restore, chain per endpoint", vec![took]);
+    if size == MIDDLE && variant == "legacy" {
+        report.bar("5k x 10 legacy cold, of chain per endpoint", ours / took, 0.1, "x");
+    }
+    Ok(())
+}
+
+fn changes(report: &mut Report, size: Size, variant: &'static str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    objects::write_files(size, folder.path())?;
+    let namespace = Namespace::new("bench");
+    let daemon = Daemon::start_in_mode(&namespace, folder.path(), Some(variant))?;
+    let program = format!("iptables-{variant}-restore");
+    let raw =
+        "*nat\n:BENCH - [0:0]\n-A BENCH -p tcp -j DNAT --to-destination 10.250.0.1:8080\nCOMMIT\n";
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let syncs = || -> Result<(f64, f64)> {
+        let sum = daemon.metric(&namespace, &format!("{SYNCS}_sum{{ip_family=\"IPv4\"}}"));
+        let count = daemon.metric(&namespace, &format!("{SYNCS}_count{{ip_family=\"IPv4\"}}"));
+        // Without any sync there is no such series yet.
+        Ok((sum.unwrap_or_default(), count.unwrap_or_default()))
+    };
+    for number in 0..CHANGES {
+        let service = (number * 7919) % size.services;
+        let before = syncs()?;
+        let text = documents(size, service, Some(other_endpoint(number)));
+        put(folder.path(), &file_of(service), &text)?;
+        let started = Instant::now();
+        let after = loop {
+            std::thread::sleep(PAUSE);
+            let after = syncs()?;
+            if after.1 > before.1 {
+                break after;
+            }
+            ensure!(started.elapsed() < LIMIT, "a change was not committed");
+        };
+        ours.push((after.0 - before.0) / (after.1 - before.1) * 1e3);
+        let (took, _) = peers::run_in(&namespace, &[&program, "--noflush", "--wait", "5"], raw)?;
+        theirs.push(took);
+    }
+    daemon.stop().context("stop the daemon")?;
+    let (own, raw) = (median(&ours), median(&theirs));
+    let case = format!("{} {variant}: one endpoint changes", size.name());
+    report.add(&case, "viaduct", ours);
+    report.add(&case, "iptables-restore of one chain", theirs);
+    if size == MIDDLE && variant == "legacy" {
+        report.bar(
+            "5k x 10 legacy: one endpoint changes, of one chain's restore",
+            own / raw,
+            1.1,
+            "x",
+        );
+    }
+    if size == MIDDLE && variant == "nft" {
+        report.bar("5k x 10 nft: one endpoint changes", own, 50.0, "ms");
+    }
+    Ok(())
+}
