@@ -120,6 +120,7 @@ impl Ipvs {
         for (key, frontend) in delta {
             self.state.want(*key, frontend.as_ref(), &mut touched);
         }
+        let places = touched.places();
         let changes = self.state.changes(touched);
         let mut written = Written::default();
         self.ipvs.apply(&changes.servers)?;
@@ -131,6 +132,10 @@ impl Ipvs {
         self.device.bind(&changes.bound)?;
         self.device.unbind(&changes.unbound)?;
         written.elements += changes.len() as u64;
+        // What nobody is connected to need not be drained.
+        for place in self.state.abandoned(places) {
+            written.elements += self.drain(place)?;
+        }
         self.nodes = Some(nodes.clone());
         Ok(written)
     }
@@ -218,13 +223,18 @@ impl Ipvs {
         }
         self.look_at = Some(now + PERIOD);
         for place in self.state.draining() {
-            let told = self.ipvs.destinations(&place)?;
-            let changes = self.state.drain(place, &told);
-            self.ipvs.apply(&changes.servers)?;
-            self.change_elements(&changes, &mut Written::default())?;
-            self.device.unbind(&changes.unbound)?;
+            self.drain(place)?;
         }
         self.compare()
+    }
+
+    fn drain(&mut self, place: ServiceKey) -> Result<u64> {
+        let told = self.ipvs.destinations(&place)?;
+        let changes = self.state.drain(place, &told);
+        self.ipvs.apply(&changes.servers)?;
+        self.change_elements(&changes, &mut Written::default())?;
+        self.device.unbind(&changes.unbound)?;
+        Ok(changes.len() as u64)
     }
 
     fn compare(&mut self) -> Result<Vec<String>> {

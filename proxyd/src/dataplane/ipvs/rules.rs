@@ -131,12 +131,15 @@ fn rules(layout: &Layout<'_>) -> Vec<Rule> {
         rules.extend(mark_by_interface(layout, chain));
     }
     let reject = counted(Verdict::Goto(REJECT.into()));
-    let rejected = [lookup(SetId::Rejected, false)];
-    let rule = [&new[..], &key, &rejected, &reject];
-    rules.push(Rule::new("filter-input", "to a Service without endpoints", &rule));
-    let dropped = [lookup(SetId::Dropped, false)];
-    let rule = [&new[..], &key, &dropped, &counted(Verdict::Drop)];
-    rules.push(Rule::new("filter-input", "no endpoint on this node", &rule));
+    // Endpoints that still drain would make IPVS answer in its own way: the filter comes first.
+    for chain in ["services-output", "filter-input"] {
+        let rejected = [lookup(SetId::Rejected, false)];
+        let rule = [&new[..], &key, &rejected, &reject];
+        rules.push(Rule::new(chain, "to a Service without endpoints", &rule));
+        let dropped = [lookup(SetId::Dropped, false)];
+        let rule = [&new[..], &key, &dropped, &counted(Verdict::Drop)];
+        rules.push(Rule::new(chain, "no endpoint on this node", &rule));
+    }
     rules.push(inside_only(layout, &new, &key));
     let to_vip = [lookup(SetId::Vips, false)];
     let no_frontend = [lookup(SetId::Frontends, true)];
