@@ -148,12 +148,7 @@ impl State {
             let server = self.server(&place);
             servers::differ(&place, &mut known, server, &self.scheduler, &mut changes.servers);
             self.note(place, known);
-            for item in before.items {
-                *elements.entry(item).or_default() -= 1;
-            }
-            for item in self.items_of(&place) {
-                *elements.entry(item).or_default() += 1;
-            }
+            self.count_elements(before.items, self.items_of(&place), &mut elements);
             self.count_address(before.at, self.address(&place), &mut vips);
         }
         self.write_addresses(vips, &mut elements, &mut changes);
@@ -186,6 +181,20 @@ impl State {
             self.draining.remove(&place);
         }
         self.known.extend(known.map(|known| (place, known)));
+    }
+
+    fn count_elements(
+        &self,
+        before: Vec<Item>,
+        now: Vec<Item>,
+        elements: &mut BTreeMap<Item, isize>,
+    ) {
+        for item in before {
+            *elements.entry(item).or_default() -= 1;
+        }
+        for item in now {
+            *elements.entry(item).or_default() += 1;
+        }
     }
 
     fn count_address(
@@ -276,11 +285,8 @@ impl State {
         servers::drain(&place, &mut known, wanted, told, &mut changes.servers);
         self.note(place, known);
         let (mut elements, mut vips) = (BTreeMap::new(), BTreeMap::new());
-        if !self.known.contains_key(&place) {
-            // Only one that nobody wants goes as a whole.
-            elements.extend(before.items.into_iter().map(|item| (item, -1)));
-            self.count_address(before.at, self.address(&place), &mut vips);
-        }
+        self.count_elements(before.items, self.items_of(&place), &mut elements);
+        self.count_address(before.at, self.address(&place), &mut vips);
         self.write_addresses(vips, &mut elements, &mut changes);
         self.write_elements(elements, &mut changes);
         changes

@@ -64,6 +64,24 @@ fn a_frontend_is_bound_with_its_elements_and_goes_with_them() {
 }
 
 #[test]
+fn a_service_whose_endpoints_are_drained_keeps_its_address_and_elements() {
+    let mut state = empty();
+    let key = vip("10.96.0.1", 80);
+    change(
+        &mut state,
+        key,
+        Some(&frontend(Resolution::Local, &["10.244.1.2:80"], &["10.244.1.2:80"])),
+    );
+    let elsewhere = frontend(Resolution::Drop, &["10.244.2.2:80"], &[]);
+    let changes = change(&mut state, key, Some(&elsewhere));
+    assert_eq!(changes.added[0].set, SetId::Dropped);
+    let drained = state.drain(state.draining()[0], &[]);
+    assert_eq!(drained.servers.len(), 1);
+    assert!(drained.deleted.is_empty() && drained.unbound.is_empty(), "{drained:?}");
+    assert!(state.known().is_empty());
+}
+
+#[test]
 fn one_endpoint_more_or_less_is_a_constant_number_of_messages() {
     for services in [1, 500] {
         let mut state = empty();
