@@ -175,11 +175,11 @@ fn rules(layout: &Layout<'_>) -> Vec<Rule> {
         rules.extend(mark_by_interface(layout, chain));
     }
     let reject = counted(Verdict::Goto(REJECT.into()));
-    // Endpoints that still drain would make IPVS answer in its own way: the filter comes first.
+    let rejected = [lookup(SetId::Rejected, false)];
+    let rule = [&new[..], &key, &rejected, &reject];
+    rules.push(Rule::new("filter-input", "to a Service without endpoints", &rule));
+    // Where endpoints still drain, IPVS would refuse what the node itself sends.
     for chain in ["services-output", "filter-input"] {
-        let rejected = [lookup(SetId::Rejected, false)];
-        let rule = [&new[..], &key, &rejected, &reject];
-        rules.push(Rule::new(chain, "to a Service without endpoints", &rule));
         let dropped = [lookup(SetId::Dropped, false)];
         let rule = [&new[..], &key, &dropped, &counted(Verdict::Drop)];
         rules.push(Rule::new(chain, "no endpoint on this node", &rule));
