@@ -178,7 +178,10 @@ fn rules(layout: &Layout<'_>) -> Vec<Rule> {
     let rejected = [lookup(SetId::Rejected, false)];
     let rule = [&new[..], &key, &rejected, &reject];
     rules.push(Rule::new("filter-input", "to a Service without endpoints", &rule));
-    // Where endpoints still drain, IPVS would refuse what the node itself sends.
+    // While endpoints drain, IPVS would answer the node itself, and in its own way. UDP has none that drain.
+    let tcp = [Expression::LoadMeta(Meta::L4Proto, R[0]), equal(R[0], &[TCP])];
+    let rule = [&new[..], &tcp, &key, &rejected, &reject];
+    rules.push(Rule::new("services-output", "to a Service without endpoints", &rule));
     for chain in ["services-output", "filter-input"] {
         let dropped = [lookup(SetId::Dropped, false)];
         let rule = [&new[..], &key, &dropped, &counted(Verdict::Drop)];
