@@ -180,13 +180,13 @@ fn the_metrics_have_kube_proxys_names() {
 fn the_mode_and_the_configuration_are_shown() {
     let world = World::new();
     let proxyd = world.start(&["--masquerade-all"]);
-    assert_eq!(proxyd.http_get(10249, "/proxyMode").unwrap().body.trim(), "nftables");
+    assert_eq!(proxyd.http_get(10249, "/proxyMode").unwrap().body.trim(), testnet::proxy_mode());
     let page = proxyd.http_get(10249, "/configz").unwrap();
     let page: Value = serde_json::from_str(&page.body).unwrap();
     let config = page.as_object().and_then(|page| page.values().next()).unwrap();
     assert_eq!(config["clusterCIDR"], "10.244.0.0/16,fd00:10::/32", "{page}");
     assert_eq!(config["hostnameOverride"], "n1", "{page}");
-    assert_eq!(config["mode"], "nftables", "{page}");
+    assert_eq!(config["mode"], testnet::proxy_mode(), "{page}");
     assert_eq!(proxyd.http_get(10249, "/healthz").unwrap().status, 200);
     assert_eq!(proxyd.http_get(10249, "/nothing").unwrap().status, 404);
     // The metrics are for the node alone.
@@ -201,7 +201,7 @@ fn the_pages_are_where_they_were_asked_for() {
     let metrics = format!("{address}:9249");
     let proxyd = world.start(&["--metrics-bind-address", &metrics, "--healthz-bind-address", ""]);
     let at = SocketAddr::new(address, 9249);
-    assert_eq!(http_get(&world.lan, at, "/proxyMode").unwrap().body.trim(), "nftables");
+    assert_eq!(http_get(&world.lan, at, "/proxyMode").unwrap().body.trim(), testnet::proxy_mode());
     assert!(proxyd.http_get(10249, "/metrics").is_none());
     assert!(proxyd.http_get(10256, "/healthz").is_none());
 }
