@@ -193,3 +193,29 @@ fn the_log_names_who_was_denied_and_by_which_policy() {
     });
     assert!(daemon.log().lines().count() - before < 40);
 }
+
+/// Not even a datagram that nobody could answer: what IPVS forwards does not pass where other packets are judged.
+#[test]
+fn nothing_reaches_an_isolated_pod_by_a_service() {
+    let world = World::new();
+    let _daemons = world.daemons("backend: host-gw\n");
+    world.policy(
+        "web",
+        &json!({
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]}],
+        }),
+    );
+    let web = world.pod(&world.n1, "web", &json!({"app": "web"}));
+    let friend = world.pod(&world.n1, "friend", &json!({"role": "friend"}));
+    let stranger = world.pod(&world.n1, "stranger", &json!({}));
+    let server = web.serve_udp(WEB);
+    let vip = "10.96.0.9".parse().unwrap();
+    let service = Service::new("web").cluster_ips(&[vip]).port("web", "UDP", 80);
+    let slice = EndpointSlice::new("web", Family::V4, &[Endpoint::of(&web)]);
+    world.write("service", &documents(&[&service, &slice.port("web", "UDP", WEB.into())]));
+    eventually("the Service", SOON, || friend.udp((vip, 80)).is_ok());
+    let before = server.answered();
+    assert!(stranger.udp_within((vip, 80), Duration::from_millis(700)).is_err());
+    assert_eq!(server.answered(), before);
+}

@@ -104,6 +104,17 @@ impl Item {
         Item { family, set, key: key.0, last: None, range_end: false }
     }
 
+    /// An element as the kernel tells it.
+    pub(super) fn read(family: Family, set: SetId, element: ElementRef<'_>) -> Item {
+        Item {
+            family,
+            set,
+            key: element.key.to_vec(),
+            last: element.key_end.map(<[u8]>::to_vec),
+            range_end: element.interval_end,
+        }
+    }
+
     /// The element as the kernel takes it.
     pub(super) fn element(&self) -> ElementRef<'_> {
         let mut element = ElementRef::new(&self.key);

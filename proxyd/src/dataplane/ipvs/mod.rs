@@ -6,7 +6,7 @@
 //! - `render`: the virtual servers as `ipvsadm-restore` takes them
 //!
 //! IPVS is read once at the start, and whenever something went wrong; then only differences are sent. The tables
-//! of nftables are small and replaced whole, at once, in the same cases. A destination that is not wanted any more
+//! of nftables are compared then, too; one that differs is replaced whole, at once. A destination that is not wanted any more
 //! has weight 0 until its last connection has ended, which is looked for every few seconds, as is whether
 //! everything is still there: nobody tells when IPVS changes.
 
@@ -120,6 +120,7 @@ impl Ipvs {
         for (key, frontend) in delta {
             self.state.want(*key, frontend.as_ref(), &mut touched);
         }
+        let places = touched.places();
         let changes = self.state.changes(touched);
         let mut written = Written::default();
         self.ipvs.apply(&changes.servers)?;
@@ -131,6 +132,10 @@ impl Ipvs {
         self.device.bind(&changes.bound)?;
         self.device.unbind(&changes.unbound)?;
         written.elements += changes.len() as u64;
+        // What nobody is connected to need not be drained.
+        for place in self.state.abandoned(places) {
+            written.elements += self.drain(place)?;
+        }
         self.nodes = Some(nodes.clone());
         Ok(written)
     }
@@ -162,13 +167,22 @@ impl Ipvs {
         Ok(())
     }
 
-    fn commit(&mut self, transaction: Transaction, written: &mut Written) -> Result<()> {
-        if transaction.is_empty() {
-            return Ok(());
+    /// Replaces those tables that are not as they should be, and tells what was not.
+    fn repair_tables(&mut self, nodes: &[Node; 2], written: &mut Written) -> Result<()> {
+        for (family, node) in FAMILIES.into_iter().zip(nodes) {
+            let items: Vec<&items::Item> = self.state.items(family).collect();
+            let found = rules::difference(&mut self.nft, family, node, items.clone())?;
+            let Some(found) = found else { continue };
+            written.repairs.push(found);
+            let mut transaction = Transaction::new(None);
+            rules::replace(family, node, items, &mut transaction);
+            commit(&mut self.nft, transaction, written)?;
         }
-        written.transactions += 1;
-        written.bytes += transaction.bytes() as u64;
-        self.nft.commit(transaction)
+        Ok(())
+    }
+
+    fn commit(&mut self, transaction: Transaction, written: &mut Written) -> Result<()> {
+        commit(&mut self.nft, transaction, written)
     }
 
     /// Reads what is in the kernel, and writes what differs from these frontends.
@@ -197,7 +211,7 @@ impl Ipvs {
         let mut changes = self.state.changes(touched);
         changes.unbound.extend(self.state.unbind_unused(is_excluded));
         self.ipvs.apply(&changes.servers)?;
-        self.replace_tables(nodes, &mut written)?;
+        self.repair_tables(nodes, &mut written)?;
         self.device.bind(&changes.bound)?;
         self.device.unbind(&changes.unbound)?;
         let elements = changes.servers.len() + changes.bound.len() + changes.unbound.len();
@@ -218,13 +232,18 @@ impl Ipvs {
         }
         self.look_at = Some(now + PERIOD);
         for place in self.state.draining() {
-            let told = self.ipvs.destinations(&place)?;
-            let changes = self.state.drain(place, &told);
-            self.ipvs.apply(&changes.servers)?;
-            self.change_elements(&changes, &mut Written::default())?;
-            self.device.unbind(&changes.unbound)?;
+            self.drain(place)?;
         }
         self.compare()
+    }
+
+    fn drain(&mut self, place: ServiceKey) -> Result<u64> {
+        let told = self.ipvs.destinations(&place)?;
+        let changes = self.state.drain(place, &told);
+        self.ipvs.apply(&changes.servers)?;
+        self.change_elements(&changes, &mut Written::default())?;
+        self.device.unbind(&changes.unbound)?;
+        Ok(changes.len() as u64)
     }
 
     fn compare(&mut self) -> Result<Vec<String>> {
@@ -285,6 +304,15 @@ impl Ipvs {
     pub fn counts(&self, family: Family) -> (usize, usize) {
         self.state.counts(family)
     }
+}
+
+fn commit(nft: &mut NftSocket, transaction: Transaction, written: &mut Written) -> Result<()> {
+    if transaction.is_empty() {
+        return Ok(());
+    }
+    written.transactions += 1;
+    written.bytes += transaction.bytes() as u64;
+    nft.commit(transaction)
 }
 
 /// On which of the node's addresses node ports answer.

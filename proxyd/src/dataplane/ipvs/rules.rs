@@ -5,10 +5,13 @@
 //! packets are seen by IPVS at priority -99 of the output hook. What IPVS has translated goes through the output and
 //! postrouting hooks, and its connection still knows where the client went.
 
+use std::collections::BTreeSet;
+
 use netlink::nftables::{
-    Chain, Compare, Ct, Expression, Hook, Meta, Register, Transaction, Verdict,
+    Chain, Compare, Ct, ElementRef, Expression, Hook, Meta, NftSocket, Register, RuleTag,
+    Transaction, Verdict,
 };
-use netlink::{Family, Prefix};
+use netlink::{Family, Prefix, Result};
 
 use super::items::{Item, SetId, range_items};
 use crate::dataplane::nftables::{
@@ -31,7 +34,7 @@ pub(super) fn replace(
     // It may be another mode's: what is added first is there to be deleted.
     transaction.add_table(table);
     transaction.delete_table(table);
-    transaction.add_table_with_comment(table, "Viaduct services, ipvs");
+    transaction.add_table_with_comment(table, &version(family));
     for set in SetId::ALL {
         transaction.add_set(table, &set.spec(family));
     }
@@ -53,6 +56,47 @@ pub(super) fn replace(
             item.element(),
         );
     }
+}
+
+/// What a table with the same sets and chains has as comment.
+fn version(family: Family) -> String {
+    let sets: Vec<_> = SetId::ALL.iter().map(|set| set.spec(family)).collect();
+    let all = format!("{sets:?} {:?}", chains());
+    format!("Viaduct services, ipvs, layout {:08x}", netlink::fnv1a(all.as_bytes()) as u32)
+}
+
+/// What of a family's table is not as it should be, in words.
+pub(super) fn difference(
+    socket: &mut NftSocket,
+    family: Family,
+    node: &Node,
+    items: Vec<&Item>,
+) -> Result<Option<String>> {
+    let table = table(family);
+    let what = |what: &str| Ok(Some(format!("{what} ({family})")));
+    if socket.table_comment(table)?.as_deref() != Some(&version(family)) {
+        return what("the table");
+    }
+    let mut there = socket.rules(table)?.unwrap_or_default();
+    let rules = rules(&Layout { family, settings: &node.settings });
+    let tag = |rule: Rule| RuleTag { chain: rule.chain, comment: rule.comment };
+    let mut wanted: Vec<RuleTag> = rules.into_iter().map(tag).collect();
+    there.sort();
+    wanted.sort();
+    if there != wanted {
+        return what("rules");
+    }
+    let of_node = node_items(family, node);
+    for set in SetId::ALL {
+        let wanted = items.iter().copied().chain(&of_node).filter(|item| item.set == set);
+        let wanted: BTreeSet<Item> = wanted.cloned().collect();
+        let read = |element: ElementRef<'_>| Some(Item::read(family, set, element));
+        let there = socket.parse_elements(table, set.name(), true, read)?.unwrap_or_default();
+        if !there.iter().eq(&wanted) {
+            return what(&format!("elements of set {}", set.name()));
+        }
+    }
+    Ok(None)
 }
 
 fn node_items(family: Family, node: &Node) -> Vec<Item> {
@@ -134,9 +178,15 @@ fn rules(layout: &Layout<'_>) -> Vec<Rule> {
     let rejected = [lookup(SetId::Rejected, false)];
     let rule = [&new[..], &key, &rejected, &reject];
     rules.push(Rule::new("filter-input", "to a Service without endpoints", &rule));
-    let dropped = [lookup(SetId::Dropped, false)];
-    let rule = [&new[..], &key, &dropped, &counted(Verdict::Drop)];
-    rules.push(Rule::new("filter-input", "no endpoint on this node", &rule));
+    // While endpoints drain, IPVS would answer the node itself, and in its own way. UDP has none that drain.
+    let tcp = [Expression::LoadMeta(Meta::L4Proto, R[0]), equal(R[0], &[TCP])];
+    let rule = [&new[..], &tcp, &key, &rejected, &reject];
+    rules.push(Rule::new("services-output", "to a Service without endpoints", &rule));
+    for chain in ["services-output", "filter-input"] {
+        let dropped = [lookup(SetId::Dropped, false)];
+        let rule = [&new[..], &key, &dropped, &counted(Verdict::Drop)];
+        rules.push(Rule::new(chain, "no endpoint on this node", &rule));
+    }
     rules.push(inside_only(layout, &new, &key));
     let to_vip = [lookup(SetId::Vips, false)];
     let no_frontend = [lookup(SetId::Frontends, true)];

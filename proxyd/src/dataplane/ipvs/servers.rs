@@ -171,7 +171,7 @@ pub(super) fn differ(
 }
 
 /// Removes the destinations that were drained of their last connection, and with the last of them a virtual
-/// server that is not wanted any more.
+/// server that is not wanted any more. Such a server is not kept by connections that are closing.
 pub(super) fn drain(
     key: &ServiceKey,
     known: &mut Option<Known>,
@@ -182,9 +182,11 @@ pub(super) fn drain(
     let Some(state) = known.as_mut() else { return };
     let before = out.len();
     state.destinations.retain(|address, weight| {
-        let busy = told
-            .iter()
-            .any(|told| told.destination.address == *address && told.active + told.inactive > 0);
+        let busy = told.iter().any(|told| {
+            // Nobody comes back to a server that is gone.
+            let closing = if wanted.is_some() { told.inactive } else { 0 };
+            told.destination.address == *address && told.active + closing > 0
+        });
         if *weight > 0 || busy {
             return true;
         }

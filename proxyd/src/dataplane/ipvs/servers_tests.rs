@@ -216,9 +216,13 @@ fn a_drained_destination_goes_with_its_last_connection() {
     drain(&key, &mut known, Some(&wanted), &told(0, 0), &mut out);
     assert_eq!(out, [Change::DeleteDestination(key, "10.244.1.2:80".parse().unwrap())]);
     assert!(!known.as_ref().unwrap().is_draining());
-    // Nobody wants the server any more: it goes with the last destination.
+    // Nobody wants the server any more: it goes with the last destination, which closing connections do not keep.
+    changes(Protocol::Tcp, &mut known, Some(&server(&["10.244.1.2:80"])));
     changes(Protocol::Tcp, &mut known, None);
     out.clear();
-    drain(&key, &mut known, None, &[], &mut out);
+    drain(&key, &mut known, None, &told(1, 0), &mut out);
+    assert_eq!(out, [Change::DeleteDestination(key, "10.244.2.2:80".parse().unwrap())]);
+    out.clear();
+    drain(&key, &mut known, None, &told(0, 1), &mut out);
     assert_eq!((out, known), (vec![Change::DeleteService(key)], None));
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netlink::Family;
 use netlink::ipvs::{Change, DestinationState, ServiceKey};
 
-use super::items::{Item, vip_item};
+use super::items::{Item, SetId, frontend_item, vip_item};
 use super::servers::{self, Known, Plan, Server};
 use crate::service::{Address, Frontend, FrontendKey};
 
@@ -107,8 +107,7 @@ impl State {
     /// Remembers what a place needed before it is changed for the first time.
     fn touch(&self, place: &ServiceKey, touched: &mut Touched) {
         if !touched.before.contains_key(place) {
-            let items = self.winner(place).map(|(_, plan)| plan.items.clone());
-            let before = Before { items: items.unwrap_or_default(), at: self.address(place) };
+            let before = Before { items: self.items_of(place), at: self.address(place) };
             touched.before.insert(*place, before);
         }
     }
@@ -119,6 +118,15 @@ impl State {
 
     fn server(&self, place: &ServiceKey) -> Option<&Server> {
         self.winner(place)?.1.server.as_ref()
+    }
+
+    /// The elements of a place. One that nobody wants any more refuses what is new until it is drained.
+    fn items_of(&self, place: &ServiceKey) -> Vec<Item> {
+        match self.winner(place) {
+            Some((_, plan)) => plan.items.clone(),
+            None if self.known.contains_key(place) => vec![frontend_item(SetId::Rejected, place)],
+            None => Vec::new(),
+        }
     }
 
     /// The address that a place needs on the device: node ports need none.
@@ -140,16 +148,15 @@ impl State {
             let server = self.server(&place);
             servers::differ(&place, &mut known, server, &self.scheduler, &mut changes.servers);
             self.note(place, known);
-            let items = self.winner(&place).map(|(_, plan)| plan.items.clone());
-            for item in before.items {
-                *elements.entry(item).or_default() -= 1;
-            }
-            for item in items.unwrap_or_default() {
-                *elements.entry(item).or_default() += 1;
-            }
+            self.count_elements(before.items, self.items_of(&place), &mut elements);
             self.count_address(before.at, self.address(&place), &mut vips);
         }
         self.write_addresses(vips, &mut elements, &mut changes);
+        self.write_elements(elements, &mut changes);
+        changes
+    }
+
+    fn write_elements(&mut self, elements: BTreeMap<Item, isize>, changes: &mut Changes) {
         for (item, difference) in elements {
             let count = self.items.get(&item).copied().unwrap_or(0);
             let now = count.saturating_add_signed(difference);
@@ -165,7 +172,6 @@ impl State {
                 self.items.insert(item, now);
             }
         }
-        changes
     }
 
     fn note(&mut self, place: ServiceKey, known: Option<Known>) {
@@ -175,6 +181,20 @@ impl State {
             self.draining.remove(&place);
         }
         self.known.extend(known.map(|known| (place, known)));
+    }
+
+    fn count_elements(
+        &self,
+        before: Vec<Item>,
+        now: Vec<Item>,
+        elements: &mut BTreeMap<Item, isize>,
+    ) {
+        for item in before {
+            *elements.entry(item).or_default() -= 1;
+        }
+        for item in now {
+            *elements.entry(item).or_default() += 1;
+        }
     }
 
     fn count_address(
@@ -229,8 +249,8 @@ impl State {
     /// All that is wanted has been noted: touches what the kernel has besides.
     pub(super) fn touch_all(&self, touched: &mut Touched) {
         for place in self.known.keys() {
-            // It needed no address yet: nothing was counted.
-            touched.before.entry(*place).or_default().at = None;
+            // Nothing of it was counted yet.
+            touched.before.insert(*place, Before::default());
         }
     }
 
@@ -249,21 +269,26 @@ impl State {
         self.draining.iter().copied().collect()
     }
 
+    /// Those of these places that nobody wants any more, and that are still there.
+    pub(super) fn abandoned(&self, places: Vec<ServiceKey>) -> Vec<ServiceKey> {
+        let is_abandoned =
+            |place: &ServiceKey| self.known.contains_key(place) && !self.wanted.contains_key(place);
+        places.into_iter().filter(is_abandoned).collect()
+    }
+
     /// Removes those destinations that have no connection any more.
     pub(super) fn drain(&mut self, place: ServiceKey, told: &[DestinationState]) -> Changes {
-        let before = self.address(&place);
+        let before = Before { items: self.items_of(&place), at: self.address(&place) };
         let mut changes = Changes::default();
         let mut known = self.known.remove(&place);
         let wanted = self.server(&place);
         servers::drain(&place, &mut known, wanted, told, &mut changes.servers);
         self.note(place, known);
-        let (mut vips, mut elements) = (BTreeMap::new(), BTreeMap::new());
-        self.count_address(before, self.address(&place), &mut vips);
+        let (mut elements, mut vips) = (BTreeMap::new(), BTreeMap::new());
+        self.count_elements(before.items, self.items_of(&place), &mut elements);
+        self.count_address(before.at, self.address(&place), &mut vips);
         self.write_addresses(vips, &mut elements, &mut changes);
-        for (item, _) in elements {
-            self.items.remove(&item);
-            changes.deleted.push(item);
-        }
+        self.write_elements(elements, &mut changes);
         changes
     }
 
@@ -305,6 +330,13 @@ struct Before {
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     before: BTreeMap<ServiceKey, Before>,
+}
+
+impl Touched {
+    /// The places.
+    pub(super) fn places(&self) -> Vec<ServiceKey> {
+        self.before.keys().copied().collect()
+    }
 }
 
 #[cfg(test)]

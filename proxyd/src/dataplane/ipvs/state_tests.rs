@@ -48,16 +48,37 @@ fn a_frontend_is_bound_with_its_elements_and_goes_with_them() {
     assert!(changes.bound.is_empty() && changes.added.len() == 2);
     let changes = change(&mut state, vip("10.96.0.1", 443), None);
     assert!(changes.unbound.is_empty() && changes.deleted.len() == 2);
+    // What is new is refused from here on.
+    assert_eq!(changes.added, [frontend_item(SetId::Rejected, &state.draining()[0])]);
     // The last one is drained first, and keeps the address for that long.
     let changes = change(&mut state, vip("10.96.0.1", 80), None);
     assert!(changes.unbound.is_empty());
     assert_eq!(changes.deleted.len(), 2);
     let place = state.draining();
     assert_eq!(place.len(), 2);
+    assert_eq!(state.abandoned(place.clone()), place);
     assert!(state.drain(place[0], &[]).unbound.is_empty());
     let changes = state.drain(place[1], &[]);
-    assert_eq!((&changes.unbound[..], changes.deleted.len()), (&[ip("10.96.0.1")][..], 1));
+    assert_eq!((&changes.unbound[..], changes.deleted.len()), (&[ip("10.96.0.1")][..], 2));
     assert!(state.known().is_empty() && state.items.is_empty() && state.vips.is_empty());
+}
+
+#[test]
+fn a_service_whose_endpoints_are_drained_keeps_its_address_and_elements() {
+    let mut state = empty();
+    let key = vip("10.96.0.1", 80);
+    change(
+        &mut state,
+        key,
+        Some(&frontend(Resolution::Local, &["10.244.1.2:80"], &["10.244.1.2:80"])),
+    );
+    let elsewhere = frontend(Resolution::Drop, &["10.244.2.2:80"], &[]);
+    let changes = change(&mut state, key, Some(&elsewhere));
+    assert_eq!(changes.added[0].set, SetId::Dropped);
+    let drained = state.drain(state.draining()[0], &[]);
+    assert_eq!(drained.servers.len(), 1);
+    assert!(drained.deleted.is_empty() && drained.unbound.is_empty(), "{drained:?}");
+    assert!(state.known().is_empty());
 }
 
 #[test]
