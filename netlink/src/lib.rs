@@ -31,6 +31,7 @@ mod generic;
 pub mod ipset;
 pub mod ipvs;
 mod mac;
+mod memory;
 mod message;
 pub mod multicast;
 mod namespace;
@@ -45,6 +46,7 @@ pub mod xtables;
 
 pub use error::{Error, Result};
 pub use mac::{MacAddress, MacAddressError, fnv1a};
+pub use memory::give_back_free_memory;
 pub use namespace::{Namespace, NamespaceGuard};
 pub use peer::peer_uid;
 pub use prefix::{Family, Prefix, PrefixError, from_number, to_number};

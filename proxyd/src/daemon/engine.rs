@@ -175,6 +175,7 @@ impl Engine {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = listen(queue);
                     notify::ready();
+                    netlink::give_back_free_memory();
                     leftovers::remove(self.config.mode, self.dataplane.keep());
                 }
             }

@@ -209,6 +209,7 @@ impl Engine {
                         drift.join("; ")
                     );
                 } else if written.full {
+                    netlink::give_back_free_memory();
                     tracing::info!(
                         "policies of {addresses} addresses are in place, in {took:.1} ms"
                     );
