@@ -208,7 +208,7 @@ impl Config {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = now.saturating_sub(NEW).as_secs() as i64;
         let mut freed = Vec::new();
-        for reservation in store.own_before(since)? {
+        for reservation in store.own_before(since, self.range_sets.len())? {
             if let Some(attachment) = reservation.attachment().filter(&is_dead) {
                 store.release(reservation.address)?;
                 freed.push((attachment, reservation.address));

@@ -190,15 +190,20 @@ impl Store {
         Ok(reservations.iter().find(|r| r.belongs_to(attachment)).map(|r| r.address))
     }
 
-    /// Our own reservations that were made before `since` (seconds since 1970). Those of the reference
-    /// plugin have no second name.
-    pub(super) fn own_before(&self, since: i64) -> Result<Vec<Reservation>> {
-        let is_old = |name: &str| {
-            let stat = statat(&self.dir, name, AtFlags::empty());
-            stat.is_ok_and(|stat| stat.st_nlink > 1 && stat.st_mtime < since)
+    /// Our own reservations in the first `sets` range sets that were made before `since` (seconds since 1970).
+    /// Those of the reference plugin have no second name of ours.
+    pub(super) fn own_before(&self, since: i64, sets: usize) -> Result<Vec<Reservation>> {
+        let stat = |name: &str| statat(&self.dir, name, AtFlags::empty()).ok();
+        let is_own_and_old = |reservation: &Reservation| {
+            let Some(first) = stat(&reservation.address.to_string()) else { return false };
+            let Some(owner) = reservation.attachment() else { return false };
+            let mut seconds = (0..sets).filter_map(|set| stat(&mark(&owner, set)));
+            first.st_mtime < since
+                && seconds
+                    .any(|second| (second.st_dev, second.st_ino) == (first.st_dev, first.st_ino))
         };
         let mut reservations = self.reservations()?;
-        reservations.retain(|reservation| is_old(&reservation.address.to_string()));
+        reservations.retain(is_own_and_old);
         Ok(reservations)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::claims::Claims;
 use super::matches::{Matches, Ports, Range, TooLarge, without};
-use super::selectors::{Namespaces, PodSet, Selectors};
+use super::selectors::{Contested, Namespaces, PodSet, Selectors};
 use crate::cidr::Cidr;
 use crate::labels::Selector;
 use crate::model::{
@@ -127,6 +127,8 @@ pub(super) struct Builder<'a> {
     pub(super) world: &'a World,
     pub(super) claims: &'a Claims,
     pub(super) selectors: &'a mut Selectors,
+    /// For the rule that is built.
+    pub(super) contested: Contested,
 }
 
 impl Builder<'_> {
@@ -224,7 +226,13 @@ impl Builder<'_> {
             }
         }
         let peers = Peers::These { sets, blocks };
-        (rule.action, self.combine(key, &peers, rule.ports.as_deref()))
+        self.contested = match rule.action {
+            Action::Deny => Contested::Any,
+            Action::Accept | Action::Pass => Contested::All,
+        };
+        let matches = self.combine(key, &peers, rule.ports.as_deref());
+        self.contested = Contested::All;
+        (rule.action, matches)
     }
 
     fn combine(&mut self, key: &ChainKey, peers: &Peers, ports: Option<&[Port]>) -> Matches {
@@ -298,7 +306,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Ports of an address that have a name: all who claim the address must call the port so.
+    /// Ports of an address that have a name, by those who claim the address.
     fn named(&self, address: IpAddr, protocol: Protocol, name: &Arc<str>) -> Vec<u16> {
         let numbers = |pod: &PodName| {
             let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &*pod.ports);
@@ -309,11 +317,16 @@ impl Builder<'_> {
             return Vec::new();
         };
         let mut own = numbers(one);
-        own.retain(|number| others.iter().all(|other| numbers(other).contains(number)));
+        match self.contested {
+            Contested::All => {
+                own.retain(|number| others.iter().all(|other| numbers(other).contains(number)));
+            }
+            Contested::Any => own.extend(others.iter().flat_map(numbers)),
+        }
         own
     }
 
     fn addresses(&mut self, key: &ChainKey, set: &PodSet) -> Arc<[IpAddr]> {
-        self.selectors.addresses(self.world, self.claims, set, key)
+        self.selectors.addresses(self.world, self.claims, (set, self.contested), key)
     }
 }

@@ -19,7 +19,7 @@ pub use matches::{Matches, Ports, Range, TooLarge};
 use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
 use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
 use claims::Claims;
-use selectors::Selectors;
+use selectors::{Contested, Selectors};
 
 /// Something is there now, or (`None`) no more.
 #[derive(Clone, Debug)]
@@ -396,9 +396,9 @@ impl Compiler {
 
     fn build(&mut self, key: &ChainKey) -> Chain {
         let (world, claims) = (&self.world, &self.claims);
-        let built = self
-            .selectors
-            .rebuild(key, |selectors| chain::Builder { world, claims, selectors }.build(key));
+        let built = self.selectors.rebuild(key, |selectors| {
+            chain::Builder { world, claims, selectors, contested: Contested::All }.build(key)
+        });
         match built {
             Ok(chain) => {
                 self.too_large.remove(key);

@@ -50,8 +50,17 @@ impl PodSet {
 struct Selected {
     pods: BTreeSet<PodName>,
     users: BTreeSet<ChainKey>,
-    /// Their addresses, in order; made when they are asked for.
-    addresses: Option<Arc<[IpAddr]>>,
+    /// Their addresses, in order, for each [`Contested`]; made when they are asked for.
+    addresses: [Option<Arc<[IpAddr]>>; 2],
+}
+
+/// When an address counts that several pods claim: the old holder's end can be told late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contested {
+    /// If the set has all of them: what lets somebody in.
+    All,
+    /// If the set has any of them: what keeps somebody out.
+    Any,
 }
 
 fn pods_of<'a>(
@@ -70,22 +79,23 @@ pub(super) struct Selectors {
 }
 
 impl Selectors {
-    /// The addresses of the pods of a set, on behalf of a chain. One that another pod claims too counts only
-    /// if the set has both.
+    /// The addresses of the pods of a set, on behalf of a chain.
     pub(super) fn addresses(
         &mut self,
         world: &World,
         claims: &Claims,
-        set: &PodSet,
+        (set, contested): (&PodSet, Contested),
         user: &ChainKey,
     ) -> Arc<[IpAddr]> {
         let selected = self.select(world, set, user);
         let pods = &selected.pods;
-        let addresses = selected.addresses.get_or_insert_with(|| {
+        let addresses = selected.addresses[contested as usize].get_or_insert_with(|| {
             let all = pods.iter().flat_map(|pod| claims.of_pod(world, pod).iter().copied());
-            let mut all: Vec<IpAddr> = all
-                .filter(|address| claims.of_address(*address).iter().all(|c| pods.contains(c)))
-                .collect();
+            let counts = |address: &IpAddr| match contested {
+                Contested::All => claims.of_address(*address).iter().all(|c| pods.contains(c)),
+                Contested::Any => true,
+            };
+            let mut all: Vec<IpAddr> = all.filter(counts).collect();
             all.sort_unstable_by_key(|address| number(*address));
             all.dedup();
             all.into()
@@ -143,7 +153,7 @@ impl Selectors {
     pub(super) fn addresses_changed(&mut self, name: &PodName) -> BTreeSet<ChainKey> {
         let mut users = BTreeSet::new();
         for selected in self.sets.values_mut().filter(|selected| selected.pods.contains(name)) {
-            selected.addresses = None;
+            selected.addresses = [None, None];
             users.extend(selected.users.iter().cloned());
         }
         users
@@ -160,7 +170,7 @@ impl Selectors {
                 selected.pods.remove(name)
             };
             if changed {
-                selected.addresses = None;
+                selected.addresses = [None, None];
                 users.extend(selected.users.iter().cloned());
             }
         }
@@ -188,7 +198,7 @@ impl Selectors {
                 };
             }
             if changed {
-                selected.addresses = None;
+                selected.addresses = [None, None];
                 users.extend(selected.users.iter().cloned());
             }
         }

@@ -32,10 +32,17 @@ impl Question<'_> {
     }
 
     /// If the other end is a pod that is selected, by which peer. If several pods claim its address, each
-    /// must be selected.
-    fn peer_is(&self, selecting: impl Fn((&PodName, &Pod)) -> Option<usize>) -> Option<usize> {
-        let found: Option<Vec<usize>> =
-            claimants(self.world, self.peer_address()).into_iter().map(selecting).collect();
+    /// must be selected by what lets it in; one is enough for what keeps it out.
+    fn peer_is(
+        &self,
+        denies: bool,
+        selecting: impl Fn((&PodName, &Pod)) -> Option<usize>,
+    ) -> Option<usize> {
+        let mut found = claimants(self.world, self.peer_address()).into_iter().map(selecting);
+        if denies {
+            return found.flatten().next();
+        }
+        let found: Option<Vec<usize>> = found.by_ref().collect();
         found?.first().copied()
     }
 
@@ -91,7 +98,7 @@ impl Question<'_> {
 
     /// Whether a port is the connection's. A name is what the pod that answers calls it; what a rule reaches
     /// as a mere address has no names.
-    fn port(&self, port: &Port, peer_is_address: bool) -> bool {
+    fn port(&self, port: &Port, peer_is_address: bool, denies: bool) -> bool {
         if self.flow.protocol != Some(port.protocol) {
             return false;
         }
@@ -107,6 +114,9 @@ impl Question<'_> {
                             && port.number == self.flow.port
                     })
                 };
+                if denies && self.direction == Direction::Egress {
+                    return pods.iter().any(|(_, pod)| calls_it_so(pod));
+                }
                 !pods.is_empty() && pods.iter().all(|(_, pod)| calls_it_so(pod))
             }
         }
@@ -116,7 +126,9 @@ impl Question<'_> {
     pub(super) fn rule(&self, rule: &Rule, own: &str) -> Option<(Option<usize>, Option<usize>)> {
         let port = |peer_is_address: bool| match &rule.ports {
             None => Some(None),
-            Some(ports) => ports.iter().position(|port| self.port(port, peer_is_address)).map(Some),
+            Some(ports) => {
+                ports.iter().position(|port| self.port(port, peer_is_address, false)).map(Some)
+            }
         };
         let Some(peers) = &rule.peers else {
             return port(false).map(|port| (None, port));
@@ -128,7 +140,7 @@ impl Question<'_> {
         }
         let selecting =
             |pod: (&PodName, &Pod)| peers.iter().position(|peer| self.peer_selects(peer, own, pod));
-        let at = self.peer_is(selecting)?;
+        let at = self.peer_is(false, selecting)?;
         port(false).map(|port| (Some(at), port))
     }
 
@@ -136,16 +148,17 @@ impl Question<'_> {
         if rule.peers.contains(&ClusterPeer::Unknown) {
             return if rule.action == Action::Accept { Match::No } else { Match::Closed };
         }
+        let denies = rule.action == Action::Deny;
         let port = |peer_is_address: bool| match &rule.ports {
             None => true,
-            Some(ports) => ports.iter().any(|port| self.port(port, peer_is_address)),
+            Some(ports) => ports.iter().any(|port| self.port(port, peer_is_address, denies)),
         };
         let contained = || rule.peers.iter().any(|peer| self.cluster_peer_contains(peer));
         let selecting = |pod: (&PodName, &Pod)| {
             rule.peers.iter().position(|p| self.cluster_peer_selects(p, pod))
         };
-        let matches =
-            (contained() && port(true)) || (self.peer_is(selecting).is_some() && port(false));
+        let matches = (contained() && port(true))
+            || (self.peer_is(denies, selecting).is_some() && port(false));
         if matches { Match::Yes } else { Match::No }
     }
 }

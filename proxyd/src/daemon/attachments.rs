@@ -50,13 +50,14 @@ impl Attachments {
 
     /// Forgets those whose link is no more: their pod ended while nobody listened. Without the list of links
     /// (`None`) nothing is known to have ended.
-    pub(super) fn forget_ended(&self, links: Option<&HashSet<String>>) -> usize {
-        let Some(links) = links else { return 0 };
+    pub(super) fn forget_ended(&self, links: impl FnOnce() -> Option<HashSet<String>>) -> usize {
+        // A file is written once its link is there: the list must be the younger of the two.
+        let all = self.read();
+        let Some(links) = links() else { return 0 };
         let ended = |(_, attachment): &(_, Attachment)| {
             !attachment.interface.is_empty() && !links.contains(&*attachment.interface)
         };
-        let all = self.read().into_iter().filter(ended);
-        all.inspect(|(id, _)| self.remove(id)).count()
+        all.into_iter().filter(ended).inspect(|(id, _)| self.remove(id)).count()
     }
 
     pub(super) fn write(&self, id: &str, attachment: &Attachment) -> Result<()> {
@@ -116,11 +117,11 @@ mod tests {
         fs::write(folder.path().join("new/broken"), "{").unwrap();
         fs::write(folder.path().join("new/.half"), "{").unwrap();
         assert_eq!(attachments.read(), [("one@eth0".into(), attachment)]);
-        let links = |name: &str| HashSet::from([name.to_owned()]);
-        assert_eq!(attachments.forget_ended(None), 0);
-        assert_eq!(attachments.forget_ended(Some(&links("vd1"))), 0);
+        let links = |name: &str| Some(HashSet::from([name.to_owned()]));
+        assert_eq!(attachments.forget_ended(|| None), 0);
+        assert_eq!(attachments.forget_ended(|| links("vd1")), 0);
         assert_eq!(attachments.read().len(), 1);
-        assert_eq!(attachments.forget_ended(Some(&links("vd2"))), 1);
+        assert_eq!(attachments.forget_ended(|| links("vd2")), 1);
         attachments.remove("one@eth0");
         assert_eq!(attachments.read(), []);
     }

@@ -2,7 +2,7 @@
 //!
 //! A chain's counter begins anew when the chain is written anew, so what was counted is added up here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -14,26 +14,33 @@ use crate::server::ScrapeHook;
 
 #[derive(Default)]
 struct Sums {
-    /// By the chain's name.
-    seen: HashMap<String, u64>,
+    /// By the chain's name and its policies.
+    seen: HashMap<(String, String), u64>,
     /// By direction, and by the policies that the pods have in common.
     sums: BTreeMap<(&'static str, String), u64>,
 }
 
 impl Sums {
     fn add(&mut self, all: Vec<Denied>) {
-        let mut seen = HashMap::new();
+        let (mut seen, mut there) = (HashMap::new(), HashSet::new());
         for Denied { chain, direction, policies, packets } in all {
             let direction = match direction {
                 Direction::Ingress => "ingress",
                 Direction::Egress => "egress",
             };
-            let before = self.seen.get(&chain).copied().unwrap_or(0);
-            *self.sums.entry((direction, policies)).or_default() += grown(before, packets);
-            seen.insert(chain, packets);
+            // A name may be given to the chain of other policies later.
+            let known = (chain, policies.clone());
+            let more = grown(self.seen.get(&known).copied().unwrap_or(0), packets);
+            let key = (direction, policies);
+            if more > 0 {
+                *self.sums.entry(key.clone()).or_default() += more;
+            }
+            there.insert(key);
+            seen.insert(known, packets);
         }
-        // A chain that is no more is told as it was last.
         self.seen = seen;
+        // What no pod has any more is not told for ever.
+        self.sums.retain(|key, _| there.contains(key));
     }
 
     fn write(&self, text: &mut String) {
@@ -86,5 +93,9 @@ mod tests {
         sums.write(&mut text);
         let line = "viaduct_policy_denied_packets_total{direction=\"ingress\",policies=\"default/deny\"} 10\n";
         assert!(text.ends_with(line), "{text}");
+        sums.add(Vec::new());
+        let mut text = String::new();
+        sums.write(&mut text);
+        assert!(!text.contains("default/deny"), "{text}");
     }
 }

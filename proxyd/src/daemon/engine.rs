@@ -176,7 +176,8 @@ impl Engine {
                     self.listening = listen(queue);
                     notify::ready();
                     netlink::give_back_free_memory();
-                    leftovers::remove(self.config.mode, self.dataplane.keep());
+                    let spared = self.config.ipvs.exclude_cidrs.clone();
+                    leftovers::remove(self.config.mode, self.dataplane.keep(), spared);
                 }
             }
         }

@@ -1,11 +1,13 @@
 //! Another proxy's rules go once ours are in place, so that there is no gap.
 
+use netlink::Prefix;
+
 use crate::config::Mode;
 use crate::dataplane::leftovers::{Keep, Removal, kube_proxys, remove_others};
 
 /// Removes them on a thread of its own: there may be very many of them, and Services must not wait.
-pub(super) fn remove(mode: Mode, keep: Keep) {
-    let work = move || report(&remove_others(mode, keep));
+pub(super) fn remove(mode: Mode, keep: Keep, spared: Vec<Prefix>) {
+    let work = move || report(&remove_others(mode, keep, &spared));
     let started = std::thread::Builder::new().name("leftovers".into()).spawn(work);
     if let Err(error) = started {
         tracing::warn!("rules of another proxy are not looked for: {error}");

@@ -149,7 +149,11 @@ pub fn oneshot(config: &Config) -> Result<()> {
     let problems = update.problems.as_ref().map_or(0, Vec::len);
     engine.take(update);
     engine.sync().context("programming the kernel")?;
-    leftovers::report(&dataplane::leftovers::remove_others(config.mode, engine.keep()));
+    leftovers::report(&dataplane::leftovers::remove_others(
+        config.mode,
+        engine.keep(),
+        &config.ipvs.exclude_cidrs,
+    ));
     if problems > 0 {
         bail!("{problems} problems in the manifests; everything else is programmed");
     }
@@ -224,7 +228,8 @@ fn start_policies(
     let folder = network.daemon_socket.with_file_name("attachments");
     let (status, health) = (Arc::clone(&shared.status), shared.health.clone());
     // Another proxy's mode is not known.
-    let ipvs = config.mode == Mode::Ipvs || !network.services;
+    // What IPVS still forwards after a change of the mode, or for another proxy, is judged too.
+    let ipvs = config.mode == Mode::Ipvs || !network.services || dataplane::ipvs::has_device()?;
     policies::start(&node::name(config), &folder, ipvs, status, health).map(Some)
 }
 

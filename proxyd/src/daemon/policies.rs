@@ -101,9 +101,11 @@ pub fn start(
         retry_at: None,
         told_too_large: HashSet::new(),
     };
-    let links = netlink::RouteSocket::open().and_then(|mut socket| socket.links());
-    let links = links.map(|links| links.into_iter().map(|link| link.name).collect());
-    let ended = engine.attachments.forget_ended(links.as_ref().ok());
+    let links = || {
+        let links = netlink::RouteSocket::open().and_then(|mut socket| socket.links()).ok()?;
+        Some(links.into_iter().map(|link| link.name).collect())
+    };
+    let ended = engine.attachments.forget_ended(links);
     if ended > 0 {
         tracing::info!("forgot {ended} pods that ended while no daemon ran");
     }

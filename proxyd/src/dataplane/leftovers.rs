@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
-use netlink::{Family, RouteSocket};
+use netlink::{Family, Prefix, RouteSocket};
 
 use super::ipvs;
 use super::programs::{TABLES, Variant};
@@ -84,7 +84,7 @@ impl Keep {
 }
 
 /// Removes what would get in the way of a mode: what kube-proxy made, and what our other modes did.
-pub fn remove_others(mode: Mode, keep: Keep) -> Removal {
+pub fn remove_others(mode: Mode, keep: Keep, spared: &[Prefix]) -> Removal {
     let mut removal = Removal::default();
     for table in KUBE_PROXY {
         removal.note(delete_table(table));
@@ -95,8 +95,13 @@ pub fn remove_others(mode: Mode, keep: Keep) -> Removal {
         }
     }
     if mode != Mode::Ipvs {
-        removal.note(delete_virtual_servers());
-        removal.note(delete_device());
+        // The device tells whose virtual servers these are: it stays as long as they do.
+        let servers = delete_virtual_servers(spared);
+        let gone = servers.is_ok();
+        removal.note(servers);
+        if gone {
+            removal.note(delete_device());
+        }
     }
     for family in [Family::V4, Family::V6] {
         for variant in [Variant::Nft, Variant::Legacy] {
@@ -108,7 +113,7 @@ pub fn remove_others(mode: Mode, keep: Keep) -> Removal {
 
 /// Removes everything that any mode of ours or of kube-proxy makes.
 pub fn remove_all() -> Removal {
-    let mut removal = remove_others(Mode::Nftables, Keep::Nothing);
+    let mut removal = remove_others(Mode::Nftables, Keep::Nothing, &[]);
     for table in VIADUCT.into_iter().chain([POLICY]) {
         removal.note(delete_table(table));
     }
@@ -154,8 +159,8 @@ fn delete_table(table: Table<'_>) -> Result<Option<String>> {
     }
 }
 
-fn delete_virtual_servers() -> Result<Option<String>> {
-    let count = ipvs::remove().context("remove virtual servers of IPVS")?;
+fn delete_virtual_servers(spared: &[Prefix]) -> Result<Option<String>> {
+    let count = ipvs::remove(spared).context("remove virtual servers of IPVS")?;
     Ok((count > 0).then(|| format!("{count} virtual servers of IPVS")))
 }
 

@@ -230,11 +230,36 @@ fn a_contested_address_has_the_ports_that_all_call_so() {
     world.pods.get_mut(&pod_name("y/c")).unwrap().addresses[0] = address;
     let all = json!([{"action": "Deny", "to": [{"namespaces": {}}],
         "protocols": [{"destinationNamedPort": "http"}]}]);
+    let accepted = |world: &World| {
+        let mut world = world.clone();
+        let accept = json!([{"action": "Accept", "to": [{"namespaces": {}}],
+            "protocols": [{"destinationNamedPort": "http"}]}, {"action": "Deny", "to": [{"namespaces": {}}]}]);
+        add(&mut world, "p", &cluster("Admin", 1, json!([]), accept));
+        differential::agree(&world).unwrap();
+        ask(&world, "x/a 10.0.0.1 8080/TCP").egress.verdict()
+    };
+    // Who lets in asks all of them, who keeps out any.
+    assert_eq!(accepted(&world), Verdict::Denied);
     add(&mut world, "p", &cluster("Admin", 1, json!([]), all));
-    assert_eq!(ask(&world, "x/a 10.0.0.1 8080/TCP").egress.verdict(), Verdict::Allowed);
+    assert_eq!(ask(&world, "x/a 10.0.0.1 8080/TCP").egress.verdict(), Verdict::Denied);
     differential::agree(&world).unwrap();
     world.pods.remove(&pod_name("y/c"));
+    assert_eq!(accepted(&world), Verdict::Allowed);
     assert_eq!(ask(&world, "x/a 10.0.0.1 8080/TCP").egress.verdict(), Verdict::Denied);
+    differential::agree(&world).unwrap();
+}
+
+#[test]
+fn a_deny_is_about_an_address_that_any_of_its_pods_claims() {
+    let mut world = world();
+    let address = world.pods[&pod_name("x/b")].addresses[0];
+    world.pods.get_mut(&pod_name("y/b")).unwrap().addresses[0] = address;
+    let rule = |action: &str| json!([{"action": action, "from": [{"namespaces": {"matchLabels": {"ns": "y"}}}]}]);
+    add(&mut world, "p", &cluster("Admin", 1, rule("Deny"), json!([])));
+    assert_eq!(ask(&world, "x/b x/a 80/TCP").ingress.verdict(), Verdict::Denied);
+    assert_eq!(ask(&world, "x/c x/a 80/TCP").ingress.verdict(), Verdict::Allowed);
+    differential::agree(&world).unwrap();
+    add(&mut world, "p", &cluster("Admin", 1, rule("Pass"), json!([])));
     differential::agree(&world).unwrap();
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use netlink::fnv1a;
+use ring::digest::{SHA256, digest};
 
 use crate::cluster::ServicePortName;
 use crate::service::FrontendKey;
@@ -82,11 +82,17 @@ pub(super) fn client_list(owner: &ServicePortName, backend: impl fmt::Display) -
     format!("{PREFIX}{}", short(format_args!("{owner} {backend}")))
 }
 
-/// Thirteen letters for what is too long to be in a name.
+/// So many letters tell names apart; the kernel takes 28 in all.
+const LENGTH: usize = 16;
+
+/// Letters of what is too long to be in a name: 80 bits.
 pub(super) fn short(what: impl fmt::Display) -> String {
     const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let hash = fnv1a(what.to_string().as_bytes());
-    (0..13).map(|at| char::from(LETTERS[(hash >> (at * 5)) as usize & 31])).collect()
+    // Of names that users choose: nobody must find another one with the same letters.
+    let digest = digest(&SHA256, what.to_string().as_bytes());
+    let hash =
+        digest.as_ref().iter().take(16).fold(0u128, |hash, byte| hash << 8 | u128::from(*byte));
+    (0..LENGTH).map(|at| char::from(LETTERS[(hash >> (at * 5)) as usize & 31])).collect()
 }
 
 /// A comment as iptables takes and prints it.

@@ -37,8 +37,8 @@ impl Device {
         for address in self.socket.addresses(None)? {
             let ours = Some(address.link) == self.index;
             let ip = address.prefix.address();
-            // A device that somebody brought up has a link-local address.
-            if !(ours && is_link_local(ip)) {
+            // They come with every link that is up, those of pods too.
+            if !is_link_local(ip) {
                 by_owner.entry(ours).or_default().insert(ip);
             }
         }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use netlink::ipvs::{self, Service, ServiceKey};
 use netlink::nftables::{ElementChange, NftSocket, Transaction};
-use netlink::{Errno, Error, Family, Result, sysctl};
+use netlink::{Errno, Error, Family, Prefix, Result, sysctl};
 
 pub use render::render;
 
@@ -222,7 +222,8 @@ impl Ipvs {
 
     /// When [`Ipvs::look`] is due.
     pub fn look_at(&self) -> Option<Instant> {
-        self.look_at
+        // After an error the next attempt compares everything, and has a time of its own.
+        self.look_at.filter(|_| self.nodes.is_some())
     }
 
     /// Removes what was drained, and looks whether everything is still there; tells what is not.
@@ -355,11 +356,16 @@ fn prepare(settings: &Settings, ipvs: &mut ipvs::Ipvs) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is the device that our IPVS mode, and kube-proxy's, make.
+pub fn has_device() -> Result<bool> {
+    let device = netlink::RouteSocket::open()?.link_by_name(device::NAME)?;
+    Ok(device.is_some_and(|link| link.kind.as_deref() == Some("dummy")))
+}
+
 /// Removes all virtual servers, if a mode of ours or of kube-proxy made some: then its device is there. Tells how
 /// many there were.
-pub fn remove() -> Result<usize> {
-    let device = netlink::RouteSocket::open()?.link_by_name(device::NAME)?;
-    if device.is_none_or(|link| link.kind.as_deref() != Some("dummy")) {
+pub fn remove(spared: &[Prefix]) -> Result<usize> {
+    if !has_device()? {
         return Ok(0);
     }
     let mut ipvs = match ipvs::Ipvs::open() {
@@ -367,8 +373,9 @@ pub fn remove() -> Result<usize> {
         other => other?,
     };
     let servers = ipvs.services()?;
-    let changes: Vec<ipvs::Change> =
-        servers.iter().map(|told| ipvs::Change::DeleteService(told.service.key)).collect();
+    let keys = servers.iter().map(|told| told.service.key);
+    let keys = keys.filter(|key| !spared.iter().any(|network| network.contains(key.address)));
+    let changes: Vec<ipvs::Change> = keys.map(ipvs::Change::DeleteService).collect();
     ipvs.apply(&changes)?;
     Ok(changes.len())
 }
