@@ -113,8 +113,13 @@ fn cleanup_removes_what_proxies_made_and_nothing_else() {
     for table in ["ip kube-proxy", "ip6 kube-proxy", "ip stranger", "inet kube-proxy-not"] {
         world.n1.namespace().command("nft", &[&format!("add table {table}")]);
     }
+    let sets = ["KUBE-CLUSTER-IP", "KUBE-6-LOAD-BALANCER-SOURCE-CID", "stranger"];
+    for set in sets {
+        world.n1.namespace().command("ipset", &["create", set, "hash:ip,port"]);
+    }
     proxyd.stop();
     world.n1.namespace().command(&programs::proxyd().display().to_string(), &["cleanup"]);
+    assert_eq!(world.n1.namespace().command("ipset", &["list", "-n"]).trim(), "stranger");
     let tables = world.n1.namespace().command("nft", &["list", "tables"]);
     let mut tables: Vec<&str> = tables.lines().collect();
     tables.sort_unstable();

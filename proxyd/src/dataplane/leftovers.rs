@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
+use netlink::ipset::{Ipset, NAME_MAX};
 use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
-use netlink::{Family, Prefix, RouteSocket};
+use netlink::{Errno, Family, Prefix, RouteSocket};
 
 use super::ipvs;
 use super::programs::{TABLES, Variant};
@@ -43,6 +44,27 @@ const CHAINS: [&str; 13] = [
     "KUBE-SOURCE-RANGES-FIREWALL",
     "KUBE-IPVS-FILTER",
     "KUBE-IPVS-OUT-FILTER",
+];
+/// kube-proxy's sets in IPVS mode, without `KUBE-`, or `KUBE-6-` for IPv6.
+const SETS: [&str; 18] = [
+    "LOOP-BACK",
+    "CLUSTER-IP",
+    "EXTERNAL-IP",
+    "EXTERNAL-IP-LOCAL",
+    "LOAD-BALANCER",
+    "LOAD-BALANCER-FW",
+    "LOAD-BALANCER-LOCAL",
+    "LOAD-BALANCER-SOURCE-IP",
+    "LOAD-BALANCER-SOURCE-CIDR",
+    "NODE-PORT-TCP",
+    "NODE-PORT-UDP",
+    "NODE-PORT-SCTP-HASH",
+    "NODE-PORT-LOCAL-TCP",
+    "NODE-PORT-LOCAL-UDP",
+    "NODE-PORT-LOCAL-SCTP-HASH",
+    "HEALTH-CHECK-NODE-PORT",
+    "IPVS-IPS",
+    "NODE-PORT-LOCAL",
 ];
 /// The beginnings of those that each Service or endpoint has.
 const PREFIXES: [&str; 6] =
@@ -114,6 +136,8 @@ pub fn remove_others(mode: Mode, keep: Keep, spared: &[Prefix]) -> Removal {
 /// Removes everything that any mode of ours or of kube-proxy makes.
 pub fn remove_all() -> Removal {
     let mut removal = remove_others(Mode::Nftables, Keep::Nothing, &[]);
+    // Their rules are gone by now. Not done by `run`: to ask may load a kernel module, and sets alone do nothing.
+    removal.note(delete_sets());
     for table in VIADUCT.into_iter().chain([POLICY]) {
         removal.note(delete_table(table));
     }
@@ -162,6 +186,24 @@ fn delete_table(table: Table<'_>) -> Result<Option<String>> {
 fn delete_virtual_servers(spared: &[Prefix]) -> Result<Option<String>> {
     let count = ipvs::remove(spared).context("remove virtual servers of IPVS")?;
     Ok((count > 0).then(|| format!("{count} virtual servers of IPVS")))
+}
+
+fn delete_sets() -> Result<Option<String>> {
+    let mut sets = match Ipset::open() {
+        Ok(sets) => sets,
+        Err(error) => return Err(error).context("list ipsets"),
+    };
+    let mut count = 0;
+    for name in SETS.iter().flat_map(|name| [format!("KUBE-{name}"), format!("KUBE-6-{name}")]) {
+        let name = &name[..name.len().min(NAME_MAX)];
+        match sets.destroy(name) {
+            Ok(destroyed) => count += usize::from(destroyed),
+            // A kernel without ipset has none.
+            Err(error) if error.errno == Errno::INVAL || error.errno == Errno::OPNOTSUPP => break,
+            Err(error) => return Err(error).with_context(|| format!("remove ipset {name}")),
+        }
+    }
+    Ok((count > 0).then(|| format!("{count} ipsets of kube-proxy")))
 }
 
 fn delete_device() -> Result<Option<String>> {
