@@ -168,7 +168,8 @@ impl Fake {
 
     /// Writes an event into a kind's open streams.
     pub(crate) fn event(&self, plural: &'static str, kind: &str, object: &Value) {
-        self.say(plural, &json!({"type": kind, "object": object}).to_string());
+        // As API servers do: first what it is.
+        self.say(plural, &format!("{{\"type\":\"{kind}\",\"object\":{object}}}"));
     }
 
     /// Writes any line into a kind's open streams.

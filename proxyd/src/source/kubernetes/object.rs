@@ -132,6 +132,8 @@ struct OnlyMetadata {
 
 impl<'de, K> Deserialize<'de> for ApiObject<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Servers tell the type of an event first. One that does not cannot be read in this way, and then everything
+        // is listed anew.
         let text = Box::<RawValue>::deserialize(deserializer)?;
         let (document, unreadable) = match serde_json::from_str::<api::Document>(text.get()) {
             Ok(document) => (document, None),
