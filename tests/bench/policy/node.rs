@@ -61,10 +61,17 @@ impl World {
         Ok(Network::of_conflist(&list, &self.node))
     }
 
-    /// Attaches a pod of namespace `default`.
+    /// Attaches a pod of namespace `default`. As a runtime does, it tries again where the daemon is busy: with
+    /// 100,000 peers a change takes seconds.
     pub(super) fn pod(&self, name: &str) -> Result<Pod<'_>> {
-        let pod = self.node.try_pod(&self.network()?, name);
-        pod.map_err(|output| anyhow::anyhow!("ADD of {name}: {}", output.stdout))
+        let mut last = String::new();
+        for _ in 0..10 {
+            match self.node.try_pod(&self.network()?, name) {
+                Ok(pod) => return Ok(pod),
+                Err(output) => last = output.stdout,
+            }
+        }
+        anyhow::bail!("ADD of {name}: {last}")
     }
 
     /// Elements of all sets and maps of the policies.
