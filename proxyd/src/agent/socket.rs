@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -172,7 +172,12 @@ impl Asked {
         policies
             .send(PolicyEvent::Attach(Arc::clone(&id), attachment, answer))
             .map_err(|_| ended())?;
-        let outcome = received.recv_timeout(VERDICT).unwrap_or_else(|_| Err(ended()));
+        let outcome = received.recv_timeout(VERDICT).unwrap_or_else(|error| match error {
+            RecvTimeoutError::Timeout => {
+                Err("policies are being written, which takes long".to_owned())
+            }
+            RecvTimeoutError::Disconnected => Err(ended()),
+        });
         if outcome.is_err() {
             let _ = policies.send(PolicyEvent::Detach(id));
         }
