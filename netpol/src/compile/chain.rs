@@ -1,11 +1,12 @@
 //! What judges the connections of pods whose policies say the same.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::Claims;
-use super::matches::{Matches, Ports, Range, TooLarge, without};
+use super::matches::{Matches, Ports, Range, TooLarge, are_range, without};
 use super::selectors::{Contested, Namespaces, PodSet, Selectors};
 use crate::cidr::Cidr;
 use crate::labels::Selector;
@@ -117,6 +118,45 @@ impl Chain {
     }
 }
 
+impl Chain {
+    fn lists(&self) -> impl Iterator<Item = &Matches> {
+        let rest: &[Step] = if let Rest::Open(steps) = &self.rest { steps } else { &[] };
+        let allowed = match &self.rest {
+            Rest::Isolated { allowed, .. } => Some(allowed),
+            Rest::Open(_) => None,
+        };
+        self.admin.iter().chain(rest).map(|step| &step.matches).chain(allowed)
+    }
+
+    /// Whether a part of the same chain says something else of some addresses; `None`: its shape is another one.
+    pub(super) fn differs(&self, part: &Chain, addresses: &BTreeSet<IpAddr>) -> Option<bool> {
+        let same = self.lists().count() == part.lists().count();
+        let mut pairs = self.lists().zip(part.lists());
+        same.then(|| pairs.any(|(own, part)| own.differs(part, addresses)))
+    }
+
+    /// Takes over what a part says of some addresses.
+    pub(super) fn put(&mut self, part: Chain, addresses: &BTreeSet<IpAddr>) {
+        let steps = |own: &mut [Step], part: Vec<Step>| {
+            let pairs = own.iter_mut().zip(part);
+            pairs.for_each(|(own, part)| own.matches.put(part.matches, addresses));
+        };
+        steps(&mut self.admin, part.admin);
+        match (&mut self.rest, part.rest) {
+            (Rest::Isolated { allowed, .. }, Rest::Isolated { allowed: part, .. }) => {
+                allowed.put(part, addresses);
+            }
+            (Rest::Open(own), Rest::Open(part)) => steps(own, part),
+            _ => {}
+        }
+    }
+
+    /// Whether no step has more elements than it may.
+    pub(super) fn fits(&self) -> bool {
+        self.lists().all(Matches::fits)
+    }
+}
+
 /// The other ends of a rule.
 enum Peers {
     Any,
@@ -124,14 +164,45 @@ enum Peers {
 }
 
 pub(super) struct Builder<'a> {
-    pub(super) world: &'a World,
-    pub(super) claims: &'a Claims,
-    pub(super) selectors: &'a mut Selectors,
+    world: &'a World,
+    claims: &'a Claims,
+    selectors: &'a mut Selectors,
+    /// As if nobody else had an address.
+    only: Option<&'a BTreeSet<IpAddr>>,
     /// For the rule that is built.
-    pub(super) contested: Contested,
+    contested: Contested,
+    /// What was said already in this step: policies often say the same.
+    said: HashSet<(PodSet, Option<Ports>)>,
+    /// Whether ports of pods are told as ranges, which are merged with others.
+    ranges: bool,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    pub(super) fn new(
+        world: &'a World,
+        claims: &'a Claims,
+        selectors: &'a mut Selectors,
+    ) -> Builder<'a> {
+        let (only, contested, said) = (None, Contested::All, HashSet::new());
+        Builder { world, claims, selectors, only, contested, said, ranges: false }
+    }
+
+    /// Of a chain that is there, and whose policies are the same.
+    pub(super) fn of(
+        world: &'a World,
+        claims: &'a Claims,
+        selectors: &'a mut Selectors,
+        addresses: &'a BTreeSet<IpAddr>,
+    ) -> Builder<'a> {
+        Builder { only: Some(addresses), ..Builder::new(world, claims, selectors) }
+    }
+
+    /// What the chain says of some addresses; `None` if that cannot be told apart from the rest.
+    pub(super) fn part(mut self, key: &ChainKey) -> Option<Chain> {
+        let chain = self.build(key).ok()?;
+        (!self.ranges).then_some(chain)
+    }
+
     pub(super) fn build(&mut self, key: &ChainKey) -> Result<Chain, TooLarge> {
         if key.blocked {
             return Ok(Chain::deny());
@@ -140,6 +211,7 @@ impl Builder<'_> {
             Rest::Open(self.tier(key, Tier::Baseline)?)
         } else {
             let mut allowed = Matches::default();
+            self.said.clear();
             let world = self.world;
             for name in &key.policies {
                 let Some(policy) = world.policies.get(name) else { continue };
@@ -167,11 +239,7 @@ impl Builder<'_> {
             }
         }
         let finish = |step: Step| Ok(Step { matches: step.matches.finish()?, ..step });
-        steps
-            .into_iter()
-            .map(finish)
-            .filter(|step| !matches!(step, Ok(s) if s.matches.is_empty()))
-            .collect()
+        steps.into_iter().map(finish).collect()
     }
 
     fn rule(&mut self, key: &ChainKey, namespace: &Arc<str>, rule: &Rule) -> Matches {
@@ -226,6 +294,7 @@ impl Builder<'_> {
             }
         }
         let peers = Peers::These { sets, blocks };
+        self.said.clear();
         self.contested = match rule.action {
             Action::Deny => Contested::Any,
             Action::Accept | Action::Pass => Contested::All,
@@ -242,6 +311,9 @@ impl Builder<'_> {
                 Peers::Any => matches.everything = true,
                 Peers::These { sets, blocks } => {
                     for set in sets {
+                        if !self.is_new(set, None) {
+                            continue;
+                        }
                         matches.peers.extend(&*self.addresses(key, set));
                     }
                     matches.blocks.clone_from(blocks);
@@ -275,7 +347,11 @@ impl Builder<'_> {
         match peers {
             Peers::Any => matches.ports.push(ports),
             Peers::These { sets, blocks } => {
+                self.ranges |= !sets.is_empty() && are_range(ports);
                 for set in sets {
+                    if !self.is_new(set, Some(ports)) {
+                        continue;
+                    }
                     for address in &*self.addresses(key, set) {
                         matches.add_peer_ports(*address, ports);
                     }
@@ -326,7 +402,15 @@ impl Builder<'_> {
         own
     }
 
+    fn is_new(&mut self, set: &PodSet, ports: Option<Ports>) -> bool {
+        self.said.insert((set.clone(), ports))
+    }
+
     fn addresses(&mut self, key: &ChainKey, set: &PodSet) -> Arc<[IpAddr]> {
-        self.selectors.addresses(self.world, self.claims, (set, self.contested), key)
+        let what = (set, self.contested);
+        match self.only {
+            Some(addresses) => self.selectors.among(self.claims, what, addresses),
+            None => self.selectors.addresses(self.world, self.claims, what, key),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Which connections a step is about, as sets: a few look-ups tell, however many rules there were.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::model::Protocol;
@@ -90,13 +91,37 @@ impl Matches {
 
     pub(super) fn add_peer_ports(&mut self, peer: IpAddr, ports: Ports) {
         let (protocol, first, last) = ports;
-        if first == 0 && last == u16::MAX {
-            self.peer_protocols.push((peer, protocol));
-        } else if last - first < SHORT_RANGE {
-            self.peer_ports.extend((first..=last).map(|port| (peer, protocol, port)));
-        } else {
+        if are_range(ports) {
             self.block_ports.push(((peer, peer), ports));
+        } else if first == 0 && last == u16::MAX {
+            self.peer_protocols.push((peer, protocol));
+        } else {
+            self.peer_ports.extend((first..=last).map(|port| (peer, protocol, port)));
         }
+    }
+
+    /// Whether another one says something else of some addresses, as far as they are told one by one.
+    pub(super) fn differs(&self, part: &Matches, addresses: &BTreeSet<IpAddr>) -> bool {
+        !self.everything
+            && addresses.iter().any(|ip| {
+                about(&self.peers, *ip) != about(&part.peers, *ip)
+                    || about(&self.peer_protocols, *ip) != about(&part.peer_protocols, *ip)
+                    || about(&self.peer_ports, *ip) != about(&part.peer_ports, *ip)
+            })
+    }
+
+    /// Takes over what another one says of some addresses, and of no others, one by one.
+    pub(super) fn put(&mut self, part: Matches, addresses: &BTreeSet<IpAddr>) {
+        if !self.everything {
+            put(&mut self.peers, part.peers, addresses);
+            put(&mut self.peer_protocols, part.peer_protocols, addresses);
+            put(&mut self.peer_ports, part.peer_ports, addresses);
+        }
+    }
+
+    /// Whether it has no more elements than it may.
+    pub(super) fn fits(&self) -> bool {
+        self.len() <= ELEMENTS
     }
 
     /// Brings everything into order; what is told twice is told once.
@@ -120,8 +145,54 @@ impl Matches {
             return Err(TooLarge);
         }
         self.block_ports = disjoint(&self.block_ports);
-        if self.len() > ELEMENTS { Err(TooLarge) } else { Ok(self) }
+        if self.fits() { Ok(self) } else { Err(TooLarge) }
     }
+}
+
+/// Something about an address.
+pub trait OfAddress: Ord + Copy {
+    /// Which one.
+    fn address(&self) -> IpAddr;
+}
+
+impl OfAddress for IpAddr {
+    fn address(&self) -> IpAddr {
+        *self
+    }
+}
+
+impl OfAddress for (IpAddr, Protocol) {
+    fn address(&self) -> IpAddr {
+        self.0
+    }
+}
+
+impl OfAddress for (IpAddr, Protocol, u16) {
+    fn address(&self) -> IpAddr {
+        self.0
+    }
+}
+
+fn place<T: OfAddress>(list: &[T], address: IpAddr) -> std::ops::Range<usize> {
+    let from = list.partition_point(|one| one.address() < address);
+    from..list.partition_point(|one| one.address() <= address)
+}
+
+/// What a sorted list says about an address.
+pub fn about<T: OfAddress>(list: &[T], address: IpAddr) -> &[T] {
+    &list[place(list, address)]
+}
+
+fn put<T: OfAddress>(list: &mut Vec<T>, part: Vec<T>, addresses: &BTreeSet<IpAddr>) {
+    for address in addresses {
+        let of_it = about(&part, *address).iter().copied();
+        list.splice(place(list, *address), of_it);
+    }
+}
+
+/// Whether ports of a peer are told as a range: neither all of them, nor a few.
+pub(super) fn are_range((_, first, last): Ports) -> bool {
+    last - first >= SHORT_RANGE && (first, last) != (0, u16::MAX)
 }
 
 fn merge_ports(mut ports: Vec<Ports>) -> Vec<Ports> {

@@ -6,6 +6,7 @@
 
 mod chain;
 mod claims;
+mod dirty;
 mod matches;
 mod selectors;
 
@@ -14,12 +15,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use chain::{Chain, ChainKey, Rest, Step};
-pub use matches::{Matches, Ports, Range, TooLarge};
+pub use dirty::Touched;
+pub use matches::{Matches, OfAddress, Ports, Range, TooLarge, about};
 
 use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
 use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
 use claims::Claims;
-use selectors::{Contested, Selectors};
+use dirty::Dirty;
+use selectors::Selectors;
 
 /// Something is there now, or (`None`) no more.
 #[derive(Clone, Debug)]
@@ -52,8 +55,8 @@ pub struct Attachment {
 /// What changed since it was asked last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Chains that are new or have changed.
-    pub chains: BTreeSet<ChainKey>,
+    /// Chains that are new or have changed, and what of them.
+    pub chains: BTreeMap<ChainKey, Touched>,
     /// Chains that nobody needs any more.
     pub gone: BTreeSet<ChainKey>,
     /// Addresses whose chains are others now.
@@ -85,7 +88,7 @@ pub struct Compiler {
     selectors: Selectors,
     chains: BTreeMap<ChainKey, Arc<Chain>>,
     addresses: BTreeMap<IpAddr, Verdicts>,
-    dirty_chains: BTreeSet<ChainKey>,
+    dirty_chains: Dirty,
     /// Whether the chains of local addresses must be looked at.
     dirty_addresses: bool,
     /// Chains that would be too large; they deny everything.
@@ -105,7 +108,7 @@ impl Compiler {
             selectors: Selectors::default(),
             chains: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            dirty_chains: BTreeSet::new(),
+            dirty_chains: Dirty::default(),
             dirty_addresses: false,
             too_large: BTreeSet::new(),
         }
@@ -147,8 +150,8 @@ impl Compiler {
                 };
                 if old != namespace {
                     self.dirty_addresses = true;
-                    let users = self.selectors.namespace_changed(&self.world, &name);
-                    self.dirty_chains.extend(users);
+                    let (world, claims) = (&self.world, &self.claims);
+                    self.selectors.namespace_changed(world, claims, &name, &mut self.dirty_chains);
                 }
             }
             Change::Node(name, node) => {
@@ -159,7 +162,7 @@ impl Compiler {
                 if old != node {
                     let asking = self.chains.keys().filter(|key| self.asks_nodes(key));
                     let asking: Vec<ChainKey> = asking.cloned().collect();
-                    self.dirty_chains.extend(asking);
+                    self.dirty_chains.whole(asking);
                 }
             }
             Change::Policy(name, policy) => {
@@ -170,7 +173,7 @@ impl Compiler {
                 if old != policy {
                     self.dirty_addresses = true;
                     let of_it = |key: &&ChainKey| key.policies.contains(&name);
-                    self.dirty_chains.extend(self.chains.keys().filter(of_it).cloned());
+                    self.dirty_chains.whole(self.chains.keys().filter(of_it).cloned());
                 }
             }
             Change::ClusterPolicy(name, policy) => {
@@ -181,7 +184,7 @@ impl Compiler {
                 if old != policy {
                     self.dirty_addresses = true;
                     let of_it = |key: &&ChainKey| key.cluster_policies.contains(&name);
-                    self.dirty_chains.extend(self.chains.keys().filter(of_it).cloned());
+                    self.dirty_chains.whole(self.chains.keys().filter(of_it).cloned());
                 }
             }
         }
@@ -254,7 +257,6 @@ impl Compiler {
     /// Addresses of a pod have changed without the pod.
     fn reconsider(&mut self, name: &PodName) {
         self.dirty_addresses = true;
-        self.dirty_chains.extend(self.selectors.addresses_changed(name));
         let before = self.claims.of_pod(&self.world, name).to_vec();
         self.claim(name, &before);
         self.settle(name);
@@ -302,22 +304,23 @@ impl Compiler {
             (&old.addresses, &old.ports, &old.uid, old.host_network)
                 == (&new.addresses, &new.ports, &new.uid, new.host_network)
         });
-        if !same {
-            self.dirty_chains.extend(self.selectors.addresses_changed(&name));
-        }
-        self.dirty_chains.extend(self.selectors.pod_changed(&self.world, &name));
+        let mut addresses = claimed.clone();
+        addresses.extend(self.addresses_of(&name));
+        self.selectors.pod_changed(&self.world, &name, &addresses, &mut self.dirty_chains);
         if !same {
             self.claim(&name, &claimed);
         }
         self.settle(&name);
     }
 
-    /// Its claims were those `before`.
+    /// Its claims were those `before`; what it calls its ports may have changed too.
     fn claim(&mut self, name: &PodName, before: &[IpAddr]) {
-        let addresses = self.addresses_of(name);
-        for other in self.claims.set(&self.world, name, before, addresses) {
+        let now = self.addresses_of(name);
+        let touched: Vec<IpAddr> = before.iter().chain(&now).copied().collect();
+        self.selectors.addresses_changed(name, &touched, &mut self.dirty_chains);
+        for other in self.claims.set(&self.world, name, before, now) {
             self.dirty_addresses = true;
-            self.dirty_chains.extend(self.selectors.addresses_changed(&other));
+            self.selectors.addresses_changed(&other, &touched, &mut self.dirty_chains);
         }
     }
 
@@ -352,17 +355,38 @@ impl Compiler {
         if std::mem::take(&mut self.dirty_addresses) {
             self.update_addresses(&mut update);
         }
-        for key in std::mem::take(&mut self.dirty_chains) {
+        for (key, touched) in std::mem::take(&mut self.dirty_chains) {
             if !self.chains.contains_key(&key) {
+                continue;
+            }
+            if let Touched::Addresses(addresses) = &touched
+                && let Some(changed) = self.patch(&key, addresses)
+            {
+                if changed {
+                    update.chains.insert(key, touched);
+                }
                 continue;
             }
             let chain = self.build(&key);
             if self.chains.get(&key).is_some_and(|old| **old != chain) {
                 self.chains.insert(key.clone(), Arc::new(chain));
-                update.chains.insert(key);
+                update.chains.insert(key, Touched::Whole);
             }
         }
         update
+    }
+
+    /// Brings up to date what a chain says of some addresses, and tells whether that changed; `None`: it has to
+    /// be built.
+    fn patch(&mut self, key: &ChainKey, addresses: &BTreeSet<IpAddr>) -> Option<bool> {
+        let chain = self.chains.get_mut(key).filter(|_| !self.too_large.contains(key))?;
+        let (world, claims) = (&self.world, &self.claims);
+        let part = chain::Builder::of(world, claims, &mut self.selectors, addresses).part(key)?;
+        if !chain.differs(&part, addresses)? {
+            return Some(false);
+        }
+        Arc::make_mut(chain).put(part, addresses);
+        chain.fits().then_some(true)
     }
 
     fn update_addresses(&mut self, update: &mut Update) {
@@ -389,16 +413,16 @@ impl Compiler {
                 self.dirty_chains.remove(&key);
                 let chain = self.build(&key);
                 self.chains.insert(key.clone(), Arc::new(chain));
-                update.chains.insert(key);
+                update.chains.insert(key, Touched::Whole);
             }
         }
     }
 
     fn build(&mut self, key: &ChainKey) -> Chain {
         let (world, claims) = (&self.world, &self.claims);
-        let built = self.selectors.rebuild(key, |selectors| {
-            chain::Builder { world, claims, selectors, contested: Contested::All }.build(key)
-        });
+        let built = self
+            .selectors
+            .rebuild(key, |selectors| chain::Builder::new(world, claims, selectors).build(key));
         match built {
             Ok(chain) => {
                 self.too_large.remove(key);

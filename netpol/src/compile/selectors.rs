@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::chain::ChainKey;
 use super::claims::Claims;
+use super::dirty::Dirty;
 use super::matches::number;
 use crate::labels::Selector;
 use crate::world::{Pod, PodName, World};
@@ -88,19 +89,29 @@ impl Selectors {
         user: &ChainKey,
     ) -> Arc<[IpAddr]> {
         let selected = self.select(world, set, user);
-        let pods = &selected.pods;
-        let addresses = selected.addresses[contested as usize].get_or_insert_with(|| {
-            let all = pods.iter().flat_map(|pod| claims.of_pod(world, pod).iter().copied());
-            let counts = |address: &IpAddr| match contested {
-                Contested::All => claims.of_address(*address).iter().all(|c| pods.contains(c)),
-                Contested::Any => true,
-            };
-            let mut all: Vec<IpAddr> = all.filter(counts).collect();
-            all.sort_unstable_by_key(|address| number(*address));
-            all.dedup();
-            all.into()
-        });
-        Arc::clone(addresses)
+        if let Some(known) = &selected.addresses[contested as usize] {
+            return Arc::clone(known);
+        }
+        let all = selected.pods.iter().flat_map(|pod| claims.of_pod(world, pod)).copied();
+        let counts = |address: &IpAddr| selected.counts(claims.of_address(*address), contested);
+        let mut all: Vec<IpAddr> = all.filter(counts).collect();
+        all.sort_unstable_by_key(|address| number(*address));
+        all.dedup();
+        let all: Arc<[IpAddr]> = all.into();
+        selected.addresses[contested as usize] = Some(Arc::clone(&all));
+        all
+    }
+
+    /// The same of some addresses alone; of sets that a chain asks already.
+    pub(super) fn among(
+        &self,
+        claims: &Claims,
+        (set, contested): (&PodSet, Contested),
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Arc<[IpAddr]> {
+        let Some(selected) = self.sets.get(set) else { return Arc::new([]) };
+        let counts = |ip: &&IpAddr| selected.counts(claims.of_address(**ip), contested);
+        addresses.iter().filter(counts).copied().collect()
     }
 
     fn select(&mut self, world: &World, set: &PodSet, user: &ChainKey) -> &mut Selected {
@@ -148,21 +159,28 @@ impl Selectors {
         }
     }
 
-    /// Addresses or ports of a pod, or who else claims an address of it, changed: tells the chains that have it
-    /// among their peers.
-    pub(super) fn addresses_changed(&mut self, name: &PodName) -> BTreeSet<ChainKey> {
-        let mut users = BTreeSet::new();
+    /// These addresses of a pod, its ports, or who else claims an address of it, changed: that touches the
+    /// chains that have it among their peers.
+    pub(super) fn addresses_changed(
+        &mut self,
+        name: &PodName,
+        addresses: &[IpAddr],
+        dirty: &mut Dirty,
+    ) {
         for selected in self.sets.values_mut().filter(|selected| selected.pods.contains(name)) {
-            selected.addresses = [None, None];
-            users.extend(selected.users.iter().cloned());
+            selected.touch(addresses, dirty);
         }
-        users
     }
 
-    /// Tells the chains of whose peers a pod is one now, or is none any more.
-    pub(super) fn pod_changed(&mut self, world: &World, name: &PodName) -> BTreeSet<ChainKey> {
+    /// A pod may be one of a chain's peers now, or none any more, with the addresses that it has or had.
+    pub(super) fn pod_changed(
+        &mut self,
+        world: &World,
+        name: &PodName,
+        addresses: &[IpAddr],
+        dirty: &mut Dirty,
+    ) {
         let pod = world.pods.get(name);
-        let mut users = BTreeSet::new();
         for (set, selected) in &mut self.sets {
             let changed = if pod.is_some_and(|pod| set.matches(world, name, pod)) {
                 !selected.pods.contains(name) && selected.pods.insert(name.clone())
@@ -170,38 +188,55 @@ impl Selectors {
                 selected.pods.remove(name)
             };
             if changed {
-                selected.addresses = [None, None];
-                users.extend(selected.users.iter().cloned());
+                selected.touch(addresses, dirty);
             }
         }
-        users
     }
 
-    /// Tells the chains that it concerns.
+    /// The labels of a namespace changed.
     pub(super) fn namespace_changed(
         &mut self,
         world: &World,
+        claims: &Claims,
         name: &Arc<str>,
-    ) -> BTreeSet<ChainKey> {
-        let mut users = BTreeSet::new();
+        dirty: &mut Dirty,
+    ) {
         let members: Vec<(&PodName, &Pod)> = pods_of(world, name).collect();
         for (set, selected) in &mut self.sets {
             if !matches!(set.namespaces, Namespaces::Selected(_)) {
                 continue;
             }
-            let mut changed = false;
+            let mut addresses = Vec::new();
             for (pod_name, pod) in &members {
-                changed |= if set.matches(world, pod_name, pod) {
+                let changed = if set.matches(world, pod_name, pod) {
                     selected.pods.insert((*pod_name).clone())
                 } else {
                     selected.pods.remove(*pod_name)
                 };
+                if changed {
+                    addresses.extend(claims.of_pod(world, pod_name));
+                }
             }
-            if changed {
-                selected.addresses = [None, None];
-                users.extend(selected.users.iter().cloned());
+            if !addresses.is_empty() {
+                selected.touch(&addresses, dirty);
             }
         }
-        users
+    }
+}
+
+impl Selected {
+    /// What is known of some addresses is not true any more.
+    fn touch(&mut self, addresses: &[IpAddr], dirty: &mut Dirty) {
+        self.addresses = [None, None];
+        self.users.iter().for_each(|chain| dirty.addresses(chain, addresses));
+    }
+
+    /// Whether an address counts that these claim.
+    fn counts(&self, claimants: &[PodName], contested: Contested) -> bool {
+        let selected = |claimant| self.pods.contains(claimant);
+        match contested {
+            Contested::All => !claimants.is_empty() && claimants.iter().all(selected),
+            Contested::Any => claimants.iter().any(selected),
+        }
     }
 }

@@ -78,8 +78,15 @@ proptest! {
             for key in update.gone {
                 prop_assert!(chains.remove(&key).is_some(), "{key:?} was not there");
             }
-            for key in update.chains {
-                chains.insert(key.clone(), Arc::clone(compiler.chain(&key).unwrap()));
+            for (key, touched) in update.chains {
+                let new = compiler.chain(&key).unwrap();
+                match touched {
+                    Touched::Whole => drop(chains.insert(key, Arc::clone(new))),
+                    Touched::Addresses(addresses) => {
+                        let known = Arc::make_mut(chains.get_mut(&key).unwrap());
+                        known.put(Chain::clone(new), &addresses);
+                    }
+                }
             }
             for address in update.addresses {
                 match compiler.addresses().get(&address) {

@@ -1,14 +1,15 @@
 //! The chain of pods whose policies say the same.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netlink::nftables::{
     Chain as NftChain, ElementChange, Expression, RuleTag, Transaction, Verdict,
 };
-use netpol::compile::{Chain, ChainKey, Matches, Rest, Step};
+use netpol::compile::{Chain, ChainKey, Matches, Rest, Step, Touched};
 use netpol::model::{Action, Direction};
 
-use super::layout::TABLE;
+use super::layout::{SELF, TABLE};
 use super::sets::{Kind, kinds};
 use crate::text::shortened;
 
@@ -51,8 +52,13 @@ impl Installed {
         &self.name
     }
 
+    /// Where what the Admin tier leaves is judged: in the same chain if there is no such tier.
     fn rest_name(&self) -> String {
-        format!("{}.rest", self.name)
+        if self.chain.admin.is_empty() { self.name.clone() } else { format!("{}.rest", self.name) }
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        BTreeSet::from([self.name.clone(), self.rest_name(), self.deny_name()])
     }
 
     fn deny_name(&self) -> String {
@@ -75,7 +81,7 @@ impl Installed {
     /// Writes chain, sets and elements; tells how many elements there are.
     pub(super) fn write(&self, transaction: &mut Transaction) -> usize {
         let mut elements = 0;
-        for name in [self.name.clone(), self.rest_name(), self.deny_name()] {
+        for name in self.names() {
             transaction.add_chain(TABLE, &NftChain { name: &name, hook: None });
         }
         for (step, _, matches) in self.steps() {
@@ -105,7 +111,9 @@ impl Installed {
             };
             self.write_step(transaction, &self.name, &step, matches, &verdict);
         }
-        transaction.add_rule(TABLE, &self.name, "", &[goto(rest.clone())]);
+        if rest != self.name {
+            transaction.add_rule(TABLE, &self.name, "", &[goto(rest.clone())]);
+        }
         match &self.chain.rest {
             Rest::Isolated { allowed, .. } => {
                 let step = format!("{}.allowed", self.name);
@@ -122,6 +130,8 @@ impl Installed {
                 }
             }
         }
+        let itself = Expression::Verdict(Verdict::Jump(SELF.to_owned()));
+        transaction.add_rule(TABLE, &self.deny_name(), "", &[itself]);
         let log =
             Expression::Log { group: LOG_GROUP, prefix: self.name.clone(), snaplen: LOGGED_BYTES };
         let limit = Expression::Limit { per_second: LOGGED_PER_SECOND, burst: 5 };
@@ -153,6 +163,7 @@ impl Installed {
     pub(super) fn change(
         &mut self,
         chain: &Arc<Chain>,
+        touched: &Touched,
         transaction: &mut Transaction,
     ) -> Option<Changed> {
         let new = Installed {
@@ -183,7 +194,7 @@ impl Installed {
             self.chain.admin.is_empty() && matches!(self.chain.rest, Rest::Isolated { .. });
         for (step, kind, old, new) in diffs {
             let name = kind.set_name(&step);
-            let (gone, added) = kind.changes(old, new);
+            let (gone, added) = kind.changes(old, new, touched);
             changed.elements += gone.len() + added.len();
             changed.restricts |= !gone.is_empty() || (!lists_only && !added.is_empty());
             // What goes first: ranges must not overlap in between.
@@ -200,7 +211,7 @@ impl Installed {
 
     /// Deletes all of it; nothing may lead to it any more.
     pub(super) fn delete(&self, transaction: &mut Transaction) {
-        let names = [self.name.clone(), self.rest_name(), self.deny_name()];
+        let names = self.names();
         for name in &names {
             transaction.flush_chain(TABLE, name);
         }

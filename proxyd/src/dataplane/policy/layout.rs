@@ -22,6 +22,7 @@ pub(super) const GENERATION: &str = "generation";
 const FORWARD: &str = "forward";
 /// What IPVS forwards passes the output hook instead.
 const THROUGH_IPVS: &str = "through-ipvs";
+const JUDGE: &str = "judge";
 const ALLOWED: &str = "allowed";
 const NEIGHBOURS: &str = "neighbour-discovery";
 const UNTRACKABLE: &str = "untrackable";
@@ -39,6 +40,7 @@ pub(super) fn after_address(family: Family) -> Register {
 const INVALID: u32 = 1 << 0;
 const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
+const NEW: u32 = 1 << 3;
 const UNTRACKED: u32 = 1 << 6;
 /// `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
 const RTN_LOCAL: u32 = 2;
@@ -57,7 +59,7 @@ pub(super) fn of(name: &str, family: Family) -> String {
 
 /// Local addresses for which anything is judged.
 pub(super) const ISOLATED: &str = "isolated";
-/// The same, as both ends of a connection: what reaches itself through a Service.
+/// The same, as both ends of a connection: what reaches itself through a Service. And the chain that asks.
 pub(super) const SELF: &str = "self";
 /// Where connections from, and to, a local address are judged.
 pub(super) const EGRESS: &str = "egress";
@@ -129,66 +131,9 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool) 
         let hook = Hook { kind: "filter", number: *number, priority: 0 };
         transaction.add_chain(TABLE, &Chain { name, hook: Some(hook) });
     }
-    for name in [ALLOWED, NEIGHBOURS, UNTRACKABLE] {
+    for name in [JUDGE, ALLOWED, SELF, NEIGHBOURS, UNTRACKABLE] {
         transaction.add_chain(TABLE, &Chain { name, hook: None });
     }
-    for kind in NEIGHBOUR_DISCOVERY {
-        let rule = [
-            Expression::LoadPayload(Payload::ICMP_TYPE, R0),
-            Expression::Compare(Compare::Equal, R0, vec![kind]),
-            Expression::Verdict(Verdict::Accept),
-        ];
-        transaction.add_rule(TABLE, NEIGHBOURS, "", &rule);
-    }
-    write_untrackable(transaction);
-    let mut rules: Vec<(&str, Vec<Expression>)> = Vec::new();
-    let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
-    let accept = Expression::Verdict(Verdict::Accept);
-    rules.push(("", [&protocol(ICMPV6)[..], &[jump(NEIGHBOURS)]].concat()));
-    rules.push((
-        "no connection is known that could be judged",
-        [&any_of(INVALID | UNTRACKED)[..], &[jump(UNTRACKABLE)]].concat(),
-    ));
-    rules.push((
-        "allowed in this generation",
-        [
-            &any_of(ESTABLISHED | RELATED)[..],
-            &[
-                Expression::LoadCt(Ct::Mark, R0),
-                Expression::Bitwise {
-                    register: R0,
-                    mask: GENERATION_MASK.to_ne_bytes().into(),
-                    xor: vec![0; 4],
-                },
-                Expression::LookupSet { set: GENERATION.into(), key: R0, inverted: false },
-                accept.clone(),
-            ],
-        ]
-        .concat(),
-    ));
-    for number in [ICMP, ICMPV6] {
-        let rule =
-            [&any_of(RELATED)[..], &protocol(number), std::slice::from_ref(&accept)].concat();
-        rules.push(("errors about a connection", rule));
-    }
-    for family in [Family::V4, Family::V6] {
-        let rule = vec![
-            source(family, R0),
-            destination(family, after_address(family)),
-            Expression::LookupSet { set: of(SELF, family), key: R0, inverted: false },
-            accept.clone(),
-        ];
-        rules.push(("a pod with itself", rule));
-    }
-    for family in [Family::V4, Family::V6] {
-        let map = of(EGRESS, family);
-        rules.push(("", vec![source(family, R0), Expression::LookupVerdict { map, key: R0 }]));
-    }
-    for family in [Family::V4, Family::V6] {
-        let map = of(INGRESS, family);
-        rules.push(("", vec![destination(family, R0), Expression::LookupVerdict { map, key: R0 }]));
-    }
-    rules.push(("", vec![Expression::Verdict(Verdict::Goto(ALLOWED.into()))]));
     if ipvs {
         let own = [
             Expression::LoadSourceType(R0),
@@ -198,15 +143,94 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool) 
         transaction.add_rule(TABLE, THROUGH_IPVS, "the node's own", &own);
     }
     for (chain, _) in judging {
-        for (comment, rule) in &rules {
-            transaction.add_rule(TABLE, chain, comment, rule);
+        for (comment, rule) in entrance() {
+            transaction.add_rule(TABLE, chain, comment, &rule);
         }
     }
+    for rule in judgement() {
+        transaction.add_rule(TABLE, JUDGE, "", &rule);
+    }
+    write_self(transaction);
+    write_untrackable(transaction);
     write_generation(transaction, generation);
+}
+
+fn goto(chain: &str) -> Expression {
+    Expression::Verdict(Verdict::Goto(chain.to_owned()))
+}
+
+/// Which packets are judged. What is asked most often comes first.
+fn entrance() -> [(&'static str, Vec<Expression>); 6] {
+    let accept = Expression::Verdict(Verdict::Accept);
+    let error =
+        |number| [&any_of(RELATED)[..], &protocol(number), std::slice::from_ref(&accept)].concat();
+    let new = [
+        Expression::LoadCt(Ct::State, R0),
+        Expression::Compare(Compare::Equal, R0, NEW.to_ne_bytes().into()),
+        goto(JUDGE),
+    ];
+    let generation = [
+        Expression::LoadCt(Ct::Mark, R0),
+        Expression::Bitwise {
+            register: R0,
+            mask: GENERATION_MASK.to_ne_bytes().into(),
+            xor: vec![0; 4],
+        },
+        Expression::LookupSet { set: GENERATION.into(), key: R0, inverted: false },
+        accept.clone(),
+    ];
+    let unknown = "no connection is known that could be judged";
+    [
+        ("", new.into()),
+        ("allowed in this generation", [&any_of(ESTABLISHED | RELATED)[..], &generation].concat()),
+        (unknown, [&any_of(INVALID | UNTRACKED)[..], &[goto(UNTRACKABLE)]].concat()),
+        ("errors about a connection", error(ICMP)),
+        ("errors about a connection", error(ICMPV6)),
+        ("", vec![goto(JUDGE)]),
+    ]
+}
+
+/// The chains of both ends, egress first; what comes back from both is allowed.
+fn judgement() -> [Vec<Expression>; 5] {
+    let end = |map: &str, family, load: fn(Family, Register) -> Expression| {
+        vec![load(family, R0), Expression::LookupVerdict { map: of(map, family), key: R0 }]
+    };
+    [
+        end(EGRESS, Family::V4, source),
+        end(EGRESS, Family::V6, source),
+        end(INGRESS, Family::V4, destination),
+        end(INGRESS, Family::V6, destination),
+        vec![goto(ALLOWED)],
+    ]
+}
+
+/// What would be denied passes if it is a pod with itself.
+fn write_self(transaction: &mut Transaction) {
+    for family in [Family::V4, Family::V6] {
+        let rule = [
+            source(family, R0),
+            destination(family, after_address(family)),
+            Expression::LookupSet { set: of(SELF, family), key: R0, inverted: false },
+            Expression::Verdict(Verdict::Accept),
+        ];
+        transaction.add_rule(TABLE, SELF, "", &rule);
+    }
 }
 
 /// Packets without a connection to judge: those of isolated pods go no further.
 fn write_untrackable(transaction: &mut Transaction) {
+    for kind in NEIGHBOUR_DISCOVERY {
+        let rule = [
+            Expression::LoadPayload(Payload::ICMP_TYPE, R0),
+            Expression::Compare(Compare::Equal, R0, vec![kind]),
+            Expression::Verdict(Verdict::Accept),
+        ];
+        transaction.add_rule(TABLE, NEIGHBOURS, "", &rule);
+    }
+    // The kernel tracks none of these.
+    let neighbours =
+        [&protocol(ICMPV6)[..], &[Expression::Verdict(Verdict::Jump(NEIGHBOURS.into()))]].concat();
+    transaction.add_rule(TABLE, UNTRACKABLE, "", &neighbours);
     let ends = [
         (Family::V4, Payload::IP_SADDR),
         (Family::V4, Payload::IP_DADDR),

@@ -198,10 +198,10 @@ impl Policies {
         let mut litter = Vec::new();
         // Addresses whose elements must be written, as their chain is another one.
         let mut moved: BTreeSet<ChainKey> = BTreeSet::new();
-        for key in &update.chains {
+        for (key, touched) in &update.chains {
             let Some(chain) = compiler.chain(key) else { continue };
             if let Some(installed) = state.chains.get_mut(key) {
-                if let Some(changed) = installed.change(chain, &mut transaction) {
+                if let Some(changed) = installed.change(chain, touched, &mut transaction) {
                     elements += changed.elements;
                     restricts |= changed.restricts;
                     continue;

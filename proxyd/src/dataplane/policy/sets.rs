@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink::Family;
 use netlink::nftables::{Ct, DataType, Element, ElementRef, Expression, Key, Register, Set};
 use netpol::Protocol;
-use netpol::compile::Matches;
+use netpol::compile::{Matches, OfAddress, Touched, about};
 use netpol::model::Direction;
 
 use super::layout::{address_type, after_address, destination, source};
@@ -112,32 +112,44 @@ impl Kind {
 
     /// What it holds.
     pub(super) fn items(self, matches: &Matches) -> Vec<Item> {
-        self.changes(&Matches::default(), matches).1
+        self.changes(&Matches::default(), matches, &Touched::Whole).1
     }
 
-    /// What goes and what comes, from one content to another.
-    pub(super) fn changes(self, old: &Matches, new: &Matches) -> (Vec<Item>, Vec<Item>) {
+    /// What goes and what comes, from one content to another that differs in what was touched.
+    pub(super) fn changes(
+        self,
+        old: &Matches,
+        new: &Matches,
+        touched: &Touched,
+    ) -> (Vec<Item>, Vec<Item>) {
         let of = |family, address: IpAddr| Family::of(address) == family;
         let protocol = |key: Key, protocol: Protocol| key.protocol(protocol.number());
+        if let Touched::Addresses(_) = touched
+            && matches!(self, Kind::Ports | Kind::Blocks(_) | Kind::BlockPorts(_))
+        {
+            return (Vec::new(), Vec::new());
+        }
         match self {
             Kind::Ports => difference(&old.ports, &new.ports, |(of, first, last), items| {
                 let key = |port| protocol(Key::new(), *of).port(port);
                 items.push(Item::range(key(*first), key(*last)));
             }),
-            Kind::Peers(family) => difference(&old.peers, &new.peers, |ip, items| {
+            Kind::Peers(family) => of_addresses((&old.peers, &new.peers), touched, |ip, items| {
                 if of(family, *ip) {
                     items.push(Item::key(Key::new().ip(*ip)));
                 }
             }),
             Kind::PeerProtocols(family) => {
-                difference(&old.peer_protocols, &new.peer_protocols, |(ip, number), items| {
+                let lists = (&*old.peer_protocols, &*new.peer_protocols);
+                of_addresses(lists, touched, |(ip, number), items| {
                     if of(family, *ip) {
                         items.push(Item::key(protocol(Key::new().ip(*ip), *number)));
                     }
                 })
             }
             Kind::PeerPorts(family) => {
-                difference(&old.peer_ports, &new.peer_ports, |(ip, number, port), items| {
+                let lists = (&*old.peer_ports, &*new.peer_ports);
+                of_addresses(lists, touched, |(ip, number, port), items| {
                     if of(family, *ip) {
                         items.push(Item::key(protocol(Key::new().ip(*ip), *number).port(*port)));
                     }
@@ -178,6 +190,18 @@ impl Kind {
             Kind::BlockPorts(family) => has(&matches.block_ports, family, |((first, _), _)| *first),
         }
     }
+}
+
+/// The difference of two lists, which can only be in what they say of the touched addresses.
+fn of_addresses<T: OfAddress>(
+    (old, new): (&[T], &[T]),
+    touched: &Touched,
+    item: impl Fn(&T, &mut Vec<Item>),
+) -> (Vec<Item>, Vec<Item>) {
+    let Touched::Addresses(addresses) = touched else { return difference(old, new, item) };
+    let about = |list| addresses.iter().flat_map(|ip| about(list, *ip)).copied().collect();
+    let (old, new): (Vec<T>, Vec<T>) = (about(old), about(new));
+    difference(&old, &new, item)
 }
 
 /// The items of what is in one ordered list alone: in the old one, and in the new one.
