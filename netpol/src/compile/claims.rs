@@ -1,13 +1,15 @@
 //! Who has which address. Two pods may claim one: the old holder's end can be told after the new one's start.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::world::{PodName, World};
 
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    of_address: HashMap<IpAddr, Claimants>,
+    of_v4: HashMap<Ipv4Addr, Claimants>,
+    of_v6: HashMap<Ipv6Addr, Claimants>,
     /// Pods that claim something else than what the API server says they have.
     others: HashMap<PodName, Vec<IpAddr>>,
 }
@@ -40,7 +42,11 @@ impl Claims {
 
     /// Everybody who claims an address.
     pub(super) fn of_address(&self, address: IpAddr) -> &[PodName] {
-        self.of_address.get(&address).map_or(&[], Claimants::all)
+        let claimants = match address {
+            IpAddr::V4(v4) => self.of_v4.get(&v4),
+            IpAddr::V6(v6) => self.of_v6.get(&v6),
+        };
+        claimants.map_or(&[], Claimants::all)
     }
 
     /// A pod that claimed the addresses `before` claims others now. Tells who shares an address with it, or did.
@@ -72,10 +78,21 @@ impl Claims {
     }
 
     fn put(&mut self, address: IpAddr, mut claimants: Vec<PodName>) {
-        match claimants.len() {
-            0 => drop(self.of_address.remove(&address)),
-            1 => drop(self.of_address.insert(address, Claimants::One(claimants.remove(0)))),
-            _ => drop(self.of_address.insert(address, Claimants::More(claimants))),
+        let claimants = match claimants.len() {
+            0 => None,
+            1 => Some(Claimants::One(claimants.remove(0))),
+            _ => Some(Claimants::More(claimants)),
+        };
+        match address {
+            IpAddr::V4(v4) => set(&mut self.of_v4, v4, claimants),
+            IpAddr::V6(v6) => set(&mut self.of_v6, v6, claimants),
         }
+    }
+}
+
+fn set<A: Eq + Hash>(all: &mut HashMap<A, Claimants>, address: A, claimants: Option<Claimants>) {
+    match claimants {
+        None => drop(all.remove(&address)),
+        Some(claimants) => drop(all.insert(address, claimants)),
     }
 }

@@ -349,6 +349,11 @@ impl Compiler {
         })
     }
 
+    /// Takes no more memory for pods than they need: what grows bit by bit has room that nobody uses.
+    pub fn compact(&mut self) {
+        self.world.pods = std::mem::take(&mut self.world.pods).into_iter().collect();
+    }
+
     /// Brings chains and addresses up to date, and tells what changed.
     pub fn update(&mut self) -> Update {
         let mut update = Update::default();

@@ -199,7 +199,10 @@ impl Engine {
         let started = Instant::now();
         match self.policies.sync(&self.compiler, &update) {
             Ok(written) => {
-                self.committed = true;
+                if !std::mem::replace(&mut self.committed, true) {
+                    self.compiler.compact();
+                    netlink::give_back_free_memory();
+                }
                 self.failures = 0;
                 self.retry_at = None;
                 let took = started.elapsed().as_secs_f64() * 1e3;
@@ -211,7 +214,6 @@ impl Engine {
                         drift.join("; ")
                     );
                 } else if written.full {
-                    netlink::give_back_free_memory();
                     tracing::info!(
                         "policies of {addresses} addresses are in place, in {took:.1} ms"
                     );

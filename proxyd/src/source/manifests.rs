@@ -134,8 +134,10 @@ impl Manifests {
     }
 
     /// Remembers what a file says now.
-    fn keep(&mut self, name: &str, state: FileState) {
+    fn keep(&mut self, name: &str, mut state: FileState) {
         let file: Arc<str> = name.into();
+        // Built at once it has no room for more: there may be very many.
+        state.objects = std::mem::take(&mut state.objects).into_iter().collect();
         for object in state.objects.keys() {
             let mut files: Vec<Arc<str>> = vec![Arc::clone(&file)];
             files.extend(self.holders.get(object).iter().flat_map(|h| h.all()).cloned());
