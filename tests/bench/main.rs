@@ -54,8 +54,15 @@ fn main() -> Result<()> {
         }
         "cluster" => {
             cluster::check()?;
-            let mut report = report::Report::default();
-            cluster::measure(&mut report, runs.unwrap_or(5))?;
+            let (mut report, runs) = (report::Report::default(), runs.unwrap_or(5));
+            match mode.as_str() {
+                "nftables" => cluster::measure(&mut report, runs)?,
+                "iptables" => {
+                    cluster::iptables(&mut report, runs)?;
+                    return report.finish(&output, "cluster-iptables");
+                }
+                _ => bail!("--mode is nftables or iptables"),
+            }
             report.finish(&output, "cluster")
         }
         "policy" => {

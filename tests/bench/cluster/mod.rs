@@ -18,9 +18,10 @@ use anyhow::{Context, Result};
 use crate::report::{Report, quantile};
 use crate::services::objects::Size;
 use control_plane::{ControlPlane, kubernetes_program};
-use proxy::{Proxy, Who};
+use proxy::{Mode, Proxy, Who};
 
 const SMALL: Size = Size { services: 1000, endpoints: 10 };
+const MIDDLE: Size = Size { services: 5000, endpoints: 10 };
 const LARGE: Size = Size { services: 10_000, endpoints: 10 };
 const MANY_ENDPOINTS: Size = Size { services: 5000, endpoints: 20 };
 
@@ -35,9 +36,25 @@ pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     beside_kube_proxy(report, SMALL, rounds)?;
     beside_kube_proxy(report, LARGE, rounds)?;
     let plane = loaded(MANY_ENDPOINTS)?;
-    let last = starts(report, &plane, Who::Viaduct, MANY_ENDPOINTS, rounds)?;
+    let last = starts(report, &plane, (Who::Viaduct, Mode::Nftables), MANY_ENDPOINTS, rounds)?;
     report.bar("5k x 20: start to programmed", last.start, 5000.0, "ms");
     last.proxy.stop()
+}
+
+/// Starts in iptables mode, the legacy variant.
+pub(crate) fn iptables(report: &mut Report, rounds: usize) -> Result<()> {
+    let name = "kube-proxy";
+    let output = Command::new(kubernetes_program(name)?).arg("--version").output()?;
+    report.peer(&format!("{name} {}", String::from_utf8_lossy(&output.stdout).trim()));
+    let plane = loaded(MIDDLE)?;
+    let mut start = |who, rounds| -> Result<f64> {
+        let last = starts(report, &plane, (who, Mode::Iptables), MIDDLE, rounds)?;
+        last.proxy.stop()?;
+        Ok(last.start)
+    };
+    let (ours, theirs) = (start(Who::Viaduct, rounds)?, start(Who::KubeProxy, 1)?);
+    report.bar("5k x 10 legacy: start, of kube-proxy's", ours / theirs, 0.1, "x");
+    Ok(())
 }
 
 /// What must be there.
@@ -99,7 +116,7 @@ fn contest(
     rounds: usize,
     count: u32,
 ) -> Result<Outcome> {
-    let Last { proxy, start } = starts(report, plane, who, size, rounds)?;
+    let Last { proxy, start } = starts(report, plane, (who, Mode::Nftables), size, rounds)?;
     let single = changes::measure(report, plane, &proxy, size, count)?;
     let memory = proxy.peak_memory()?;
     report.figure(&format!("{}: peak memory", size.name()), who.name(), &[memory], "MB");
@@ -116,7 +133,7 @@ struct Last {
 fn starts(
     report: &mut Report,
     plane: &ControlPlane,
-    who: Who,
+    (who, mode): (Who, Mode),
     size: Size,
     rounds: usize,
 ) -> Result<Last> {
@@ -124,7 +141,7 @@ fn starts(
     let mut last = None;
     for _ in 0..rounds {
         last.take().map_or(Ok(()), Proxy::stop)?;
-        let mut proxy = Proxy::start(plane, who, &[])?;
+        let mut proxy = Proxy::start(plane, who, mode, &[])?;
         took.push(proxy.programmed(size.services)?);
         cpu.push(proxy.cpu()?);
         bytes.push(proxy.received()? / 1e6);
@@ -135,7 +152,7 @@ fn starts(
     let start = report.add(&case("start to programmed"), who.name(), took);
     report.figure(&case("start, processor time"), who.name(), &cpu, "ms");
     report.figure(&case("start, received"), who.name(), &bytes, "MB");
-    if who == Who::KubeProxy {
+    if (who, mode) == (Who::KubeProxy, Mode::Nftables) {
         report.figure(&case("start, peak memory of its nft"), who.name(), &memory, "MB");
     }
     Ok(Last { proxy: last.context("no round")?, start })

@@ -8,7 +8,7 @@ use testnet::Host;
 
 use super::control_plane::ControlPlane;
 use super::load;
-use super::proxy::{Proxy, Who};
+use super::proxy::{Mode, Proxy, Who};
 use crate::report::Report;
 
 /// Routes of this protocol are the overlay's.
@@ -28,8 +28,12 @@ pub(super) fn measure(report: &mut Report, plane: &ControlPlane, rounds: usize) 
     let mut routed = Vec::new();
     for _ in 0..rounds {
         let started = Instant::now();
-        let proxy =
-            Proxy::start(plane, Who::Viaduct, &[format!("--network-config={}", file.display())])?;
+        let proxy = Proxy::start(
+            plane,
+            Who::Viaduct,
+            Mode::Nftables,
+            &[format!("--network-config={}", file.display())],
+        )?;
         loop {
             let routes = proxy.node.namespace().run(routes)?;
             if routes >= PEERS as usize {

@@ -32,19 +32,28 @@ impl Who {
         }
     }
 
-    fn line(self, plane: &ControlPlane, node: &Node, more: &[String]) -> Result<Vec<String>> {
-        let mut line = match self {
-            Who::Viaduct => vec![programs::proxyd().display().to_string(), "run".to_owned()],
-            Who::KubeProxy => vec![
+    fn line(
+        self,
+        plane: &ControlPlane,
+        node: &Node,
+        mode: Mode,
+        more: &[String],
+    ) -> Result<Vec<String>> {
+        let mut line = mode.environment(node)?;
+        match self {
+            Who::Viaduct => {
+                line.extend([programs::proxyd().display().to_string(), "run".to_owned()])
+            }
+            Who::KubeProxy => line.extend([
                 kubernetes_program("kube-proxy")?.display().to_string(),
                 // A namespace cannot set the machine's limit.
                 "--conntrack-max-per-core=0".to_owned(),
-            ],
-        };
+            ]),
+        }
         line.extend([
             format!("--kubeconfig={}", plane.kubeconfig().display()),
             format!("--hostname-override={}", node.name()),
-            "--proxy-mode=nftables".to_owned(),
+            format!("--proxy-mode={}", mode.name()),
             "--cluster-cidr=10.128.0.0/9".to_owned(),
         ]);
         line.extend_from_slice(more);
@@ -58,12 +67,62 @@ impl Who {
             Who::KubeProxy => ("kube-proxy", "service-ips"),
         }
     }
+
+    /// What the chain of each Service begins with.
+    fn chain(self) -> &'static str {
+        match self {
+            Who::Viaduct => ":VIADUCT-SVC-",
+            Who::KubeProxy => ":KUBE-SVC-",
+        }
+    }
+}
+
+/// What both program Services in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Nftables,
+    /// The legacy variant.
+    Iptables,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
+        }
+    }
+
+    /// What a command line begins with so that `iptables` is the right one, with a lock of the node's own.
+    fn environment(self, node: &Node) -> Result<Vec<String>> {
+        if self == Mode::Nftables {
+            return Ok(Vec::new());
+        }
+        let folder = node.folder().join("iptables");
+        std::fs::create_dir_all(&folder)?;
+        for name in ["iptables", "ip6tables"] {
+            for verb in ["", "-save", "-restore"] {
+                let link = folder.join(format!("{name}{verb}"));
+                let program = format!("{name}-legacy{verb}");
+                let program = testnet::programs::installed(&program).context(program)?;
+                std::os::unix::fs::symlink(program, link)?;
+            }
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        Ok(vec![
+            "env".to_owned(),
+            format!("PATH={}:{path}", folder.display()),
+            format!("XTABLES_LOCKFILE={}", node.folder().join("lock").display()),
+            "VIADUCT_IPTABLES=legacy".to_owned(),
+        ])
+    }
 }
 
 /// A running proxy, alone on its node.
 pub(super) struct Proxy {
     pub(super) who: Who,
     pub(super) node: Node,
+    mode: Mode,
     program: Program,
     started: (Instant, SystemTime),
     /// Of the `nft` that it ran, MB.
@@ -72,15 +131,20 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Starts it on a fresh node.
-    pub(super) fn start(plane: &ControlPlane, who: Who, more: &[String]) -> Result<Proxy> {
+    pub(super) fn start(
+        plane: &ControlPlane,
+        who: Who,
+        mode: Mode,
+        more: &[String],
+    ) -> Result<Proxy> {
         let node = plane.lan.node("node-0");
         // As its Node object says, whichever node of the LAN this is.
         node.namespace().ip("addr replace 192.168.0.1/24 dev eth0");
-        let line = who.line(plane, &node, more)?;
+        let line = who.line(plane, &node, mode, more)?;
         let log = File::create(node.folder().join("log"))?;
         let started = (Instant::now(), SystemTime::now());
         let program = node.namespace().run(move || Program::start(who.name(), &line, log))?;
-        Ok(Proxy { who, node, program, started, nft_memory: 0.0 })
+        Ok(Proxy { who, node, mode, program, started, nft_memory: 0.0 })
     }
 
     /// Milliseconds from the start of the process until everything is in force, by what the proxy says of
@@ -117,7 +181,10 @@ impl Proxy {
             self.program.check().with_context(|| self.log())?;
             ensure!(started.elapsed() < LIMIT, "not programmed in {LIMIT:?}: {}", self.log());
         };
-        let found = self.elements()?;
+        let found = match self.mode {
+            Mode::Nftables => self.elements()?,
+            Mode::Iptables => self.chains()?,
+        };
         ensure!(found >= services as usize, "{found} of {services} Services are in the kernel");
         Ok(took * 1e3)
     }
@@ -128,6 +195,12 @@ impl Proxy {
         let elements =
             self.node.namespace().run(move || NftSocket::open()?.elements(table, map))?;
         Ok(elements.with_context(|| format!("no map {map}"))?.len())
+    }
+
+    fn chains(&self) -> Result<usize> {
+        let listed = self.node.namespace().try_command("iptables-legacy-save", &["-t", "nat"]);
+        let listed = listed.map_err(anyhow::Error::msg)?;
+        Ok(listed.lines().filter(|line| line.starts_with(self.who.chain())).count())
     }
 
     /// Bytes that the node received through its link, nearly all from the API server.
