@@ -3,11 +3,14 @@
 //! Files count once they are whole: closed by their writer, or renamed or linked into place (as a
 //! ConfigMap's are). A document that is broken leaves the last good state of its file's objects.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use hashbrown::HashTable;
 
 use super::convert::{self, Object, ObjectName};
 use super::documents::{self, Parsed};
@@ -19,9 +22,10 @@ use crate::cluster::{Change, Names};
 /// The source `--manifests DIR`.
 pub struct Manifests {
     folder: Folder,
-    files: BTreeMap<String, FileState>,
-    /// The files that hold an object: the first by name counts.
-    holders: HashMap<ObjectName, Holders>,
+    files: BTreeMap<Arc<str>, FileState>,
+    /// Where every object is, found by the hash of its name: of several files the first by name counts.
+    places: HashTable<At>,
+    hashes: RandomState,
     /// Files with problems.
     faulty: BTreeSet<String>,
     names: Names,
@@ -31,33 +35,35 @@ pub struct Manifests {
     service_cidrs: BTreeMap<ObjectName, Vec<netlink::Prefix>>,
 }
 
-/// Files by name; nearly always it is one.
-enum Holders {
-    One(Arc<str>),
-    More(Vec<Arc<str>>),
+/// One of the objects of a file.
+struct At {
+    file: Arc<str>,
+    number: u32,
 }
 
-impl Holders {
-    fn all(&self) -> &[Arc<str>] {
-        match self {
-            Holders::One(file) => std::slice::from_ref(file),
-            Holders::More(files) => files,
-        }
-    }
-
-    fn of(mut files: Vec<Arc<str>>) -> Option<Holders> {
-        files.sort_unstable();
-        match files.len() {
-            0 => None,
-            1 => files.pop().map(Holders::One),
-            _ => Some(Holders::More(files)),
-        }
+impl At {
+    fn name<'a>(&self, files: &'a BTreeMap<Arc<str>, FileState>) -> Option<&'a ObjectName> {
+        Some(&files.get(&self.file)?.objects.get(self.number as usize)?.0)
     }
 }
 
-/// What a file said when it was read last.
+/// What a file said when it was read last. There may be very many objects.
 #[derive(Default)]
 struct FileState {
+    /// In the order of their names, with their lines.
+    objects: Box<[(ObjectName, usize)]>,
+    problems: Vec<Problem>,
+}
+
+impl FileState {
+    fn has(&self, object: &ObjectName) -> bool {
+        self.objects.binary_search_by(|(name, _)| name.cmp(object)).is_ok()
+    }
+}
+
+/// What a file says, as far as it was read.
+#[derive(Default)]
+struct Reading {
     objects: BTreeMap<ObjectName, usize>,
     problems: Vec<Problem>,
 }
@@ -82,7 +88,8 @@ impl Manifests {
         Ok(Manifests {
             folder: Folder::watch(path)?,
             files: BTreeMap::new(),
-            holders: HashMap::new(),
+            places: HashTable::new(),
+            hashes: RandomState::new(),
             faulty: BTreeSet::new(),
             names: Names::default(),
             read: 0,
@@ -104,8 +111,8 @@ impl Manifests {
     /// Reads all files that are there, and forgets those that are not.
     fn read_all(&mut self) -> Result<Update, SourceError> {
         let present = self.present()?;
-        let gone = self.files.keys().filter(|name| !present.contains(*name)).cloned();
-        let mut pending: BTreeSet<String> = gone.collect();
+        let gone = self.files.keys().filter(|name| !present.contains(&***name));
+        let mut pending: BTreeSet<String> = gone.map(ToString::to_string).collect();
         pending.extend(present);
         Ok(self.read_files(pending))
     }
@@ -128,46 +135,48 @@ impl Manifests {
             self.names.shrink();
             self.read = 0;
         }
-        let faulty = self.faulty.iter().filter_map(|name| self.files.get(name));
+        let faulty = self.faulty.iter().filter_map(|name| self.files.get(&**name));
         let problems = faulty.flat_map(|file| file.problems.iter().cloned()).collect();
         Update { changes, problems: Some(problems), policies_complete: true }
     }
 
     /// Remembers what a file says now.
-    fn keep(&mut self, name: &str, mut state: FileState) {
-        let file: Arc<str> = name.into();
-        // Built at once it has no room for more: there may be very many.
-        state.objects = std::mem::take(&mut state.objects).into_iter().collect();
-        for object in state.objects.keys() {
-            let mut files: Vec<Arc<str>> = vec![Arc::clone(&file)];
-            files.extend(self.holders.get(object).iter().flat_map(|h| h.all()).cloned());
-            self.holders.extend(Holders::of(files).map(|holders| (object.clone(), holders)));
-        }
-        if state.problems.is_empty() {
+    fn keep(&mut self, name: &str, said: Reading) {
+        if said.problems.is_empty() {
             self.faulty.remove(name);
         } else {
             self.faulty.insert(name.to_owned());
         }
-        self.files.insert(name.to_owned(), state);
+        let state =
+            FileState { objects: said.objects.into_iter().collect(), problems: said.problems };
+        let hashes: Vec<u64> =
+            state.objects.iter().map(|(object, _)| self.hashes.hash_one(object)).collect();
+        let file: Arc<str> = name.into();
+        self.files.insert(Arc::clone(&file), state);
+        let hash_of = |at: &At| at.name(&self.files).map_or(0, |name| self.hashes.hash_one(name));
+        for (number, hash) in (0..).zip(hashes) {
+            self.places.insert_unique(hash, At { file: Arc::clone(&file), number }, hash_of);
+        }
     }
 
     /// Forgets what a file said, and returns it.
     fn forget(&mut self, name: &str) -> FileState {
         self.faulty.remove(name);
         let state = self.files.remove(name).unwrap_or_default();
-        for object in state.objects.keys() {
-            let left = self.holders.remove(object);
-            let left = left.iter().flat_map(Holders::all).filter(|file| ***file != *name);
-            let left = Holders::of(left.cloned().collect());
-            self.holders.extend(left.map(|holders| (object.clone(), holders)));
+        for (number, (object, _)) in (0..).zip(&state.objects) {
+            let is_it = |at: &At| at.number == number && *at.file == *name;
+            if let Ok(place) = self.places.find_entry(self.hashes.hash_one(object), is_it) {
+                place.remove();
+            }
         }
         state
     }
 
     /// The first other file, by name, that holds an object.
     fn holder(&self, object: &ObjectName, except: &str) -> Option<&str> {
-        let holders = self.holders.get(object)?;
-        holders.all().iter().map(|name| &**name).find(|name| *name != except)
+        let places = self.places.iter_hash(self.hashes.hash_one(object));
+        let places = places.filter(|at| at.name(&self.files) == Some(object));
+        places.map(|at| &*at.file).filter(|file| *file != except).min()
     }
 
     /// Reads a file.
@@ -179,13 +188,14 @@ impl Manifests {
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let again = self.leave(name, before.objects.keys(), &mut outcome.changes);
+                let gone = before.objects.iter().map(|(object, _)| object);
+                let again = self.leave(name, gone, &mut outcome.changes);
                 return Outcome { again, ..outcome };
             }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
         let file = Arc::new(path);
-        let mut state = FileState::default();
+        let mut state = Reading::default();
         let mut broken = false;
         match text {
             Ok(text) => {
@@ -209,8 +219,8 @@ impl Manifests {
             self.keep(name, state);
             return outcome;
         }
-        let gone: Vec<ObjectName> =
-            before.objects.into_keys().filter(|o| !state.objects.contains_key(o)).collect();
+        let gone = before.objects.into_iter().map(|(object, _)| object);
+        let gone: Vec<ObjectName> = gone.filter(|o| !state.objects.contains_key(o)).collect();
         self.keep(name, state);
         outcome.again.extend(self.leave(name, gone.iter(), &mut outcome.changes));
         outcome
@@ -221,7 +231,7 @@ impl Manifests {
         &mut self,
         file: &Arc<PathBuf>,
         parsed: Parsed,
-        state: &mut FileState,
+        state: &mut Reading,
         before: &FileState,
         outcome: &mut Outcome,
     ) -> bool {
@@ -261,7 +271,7 @@ impl Manifests {
             problem(&converted.title, (String::new(), message));
             return false;
         }
-        if !before.objects.contains_key(&object)
+        if !before.has(&object)
             && let Some(later) = self.holder(&object, name)
         {
             outcome.again.insert(later.to_owned()); // it had the object until now
