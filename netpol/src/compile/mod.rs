@@ -8,6 +8,7 @@ mod chain;
 mod claims;
 mod matches;
 mod selectors;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 pub use chain::{Chain, ChainKey, Rest, Step};
 pub use matches::{Matches, Ports, Range, TooLarge};
+pub use sources::Sources;
 
 use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
 use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
@@ -58,6 +60,8 @@ pub struct Update {
     pub gone: BTreeSet<ChainKey>,
     /// Addresses whose chains are others now.
     pub addresses: BTreeSet<IpAddr>,
+    /// Links whose pods may send from other addresses now.
+    pub links: BTreeSet<Arc<str>>,
 }
 
 impl Update {
@@ -85,6 +89,7 @@ pub struct Compiler {
     selectors: Selectors,
     chains: BTreeMap<ChainKey, Arc<Chain>>,
     addresses: BTreeMap<IpAddr, Verdicts>,
+    sources: Sources,
     dirty_chains: BTreeSet<ChainKey>,
     /// Whether the chains of local addresses must be looked at.
     dirty_addresses: bool,
@@ -105,6 +110,7 @@ impl Compiler {
             selectors: Selectors::default(),
             chains: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            sources: Sources::new(),
             dirty_chains: BTreeSet::new(),
             dirty_addresses: false,
             too_large: BTreeSet::new(),
@@ -119,6 +125,11 @@ impl Compiler {
     /// Chains of local addresses, as of the last [`update`](Compiler::update).
     pub fn addresses(&self) -> &BTreeMap<IpAddr, Verdicts> {
         &self.addresses
+    }
+
+    /// From which addresses local pods may send, as of the last [`update`](Compiler::update).
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// A chain.
@@ -188,25 +199,29 @@ impl Compiler {
     }
 
     /// A pod was attached, under the runtime's name of the attachment. Whoever had one of its addresses has it
-    /// no more: tells those attachments, which are forgotten.
+    /// no more, and whoever had its link is gone: tells those attachments. One that is left without an address
+    /// still has its link, whose pod may send from nowhere.
     pub fn attach(&mut self, id: Arc<str>, attachment: Attachment) -> Vec<Arc<str>> {
-        let shares = |other: &Attachment| {
-            other.addresses.iter().any(|address| attachment.addresses.contains(address))
-        };
-        let others = self.attachments.iter();
-        let replaced: Vec<Arc<str>> = others
-            .filter(|(other, earlier)| **other != id && shares(earlier))
-            .map(|(other, _)| Arc::clone(other))
-            .collect();
-        for other in &replaced {
-            self.detach(other);
+        let others = self.attachments.iter().filter(|(other, _)| **other != id);
+        let others = others.filter(|(_, earlier)| earlier.shares_with(&attachment));
+        let others: Vec<Arc<str>> = others.map(|(other, _)| Arc::clone(other)).collect();
+        for other in &others {
+            let Some(mut left) = self.take(other) else { continue };
+            left.addresses.retain(|address| !attachment.addresses.contains(address));
+            if !left.interface.is_empty() && left.interface != attachment.interface {
+                self.put(Arc::clone(other), left);
+            }
         }
-        self.detach(&id);
+        self.take(&id);
+        self.put(id, attachment);
+        others
+    }
+
+    fn put(&mut self, id: Arc<str>, attachment: Attachment) {
         let pod = attachment.pod.clone();
         self.attached.entry(pod.clone()).or_default().insert(Arc::clone(&id));
         self.attachments.insert(id, attachment);
         self.reconsider(&pod);
-        replaced
     }
 
     /// Whether an attachment's pod is not known, and some policy may be about it.
@@ -241,7 +256,11 @@ impl Compiler {
 
     /// An attachment ended.
     pub fn detach(&mut self, id: &str) {
-        let Some(old) = self.attachments.remove(id) else { return };
+        self.take(id);
+    }
+
+    fn take(&mut self, id: &str) -> Option<Attachment> {
+        let old = self.attachments.remove(id)?;
         if let Some(ids) = self.attached.get_mut(&old.pod) {
             ids.remove(id);
             if ids.is_empty() {
@@ -249,6 +268,7 @@ impl Compiler {
             }
         }
         self.reconsider(&old.pod);
+        Some(old)
     }
 
     /// Addresses of a pod have changed without the pod.
@@ -351,6 +371,7 @@ impl Compiler {
         let mut update = Update::default();
         if std::mem::take(&mut self.dirty_addresses) {
             self.update_addresses(&mut update);
+            self.update_sources(&mut update);
         }
         for key in std::mem::take(&mut self.dirty_chains) {
             if !self.chains.contains_key(&key) {
@@ -392,6 +413,14 @@ impl Compiler {
                 update.chains.insert(key);
             }
         }
+    }
+
+    fn update_sources(&mut self, update: &mut Update) {
+        let sources = sources::sources(&self.world, &self.attachments);
+        let before = std::mem::replace(&mut self.sources, sources);
+        let both = before.keys().chain(self.sources.keys());
+        let changed = both.filter(|link| before.get(*link) != self.sources.get(*link));
+        update.links.extend(changed.cloned());
     }
 
     fn build(&mut self, key: &ChainKey) -> Chain {
@@ -522,6 +551,12 @@ impl Compiler {
 }
 
 impl Attachment {
+    /// Whether they have an address or the link in common.
+    fn shares_with(&self, other: &Attachment) -> bool {
+        let link = !self.interface.is_empty() && self.interface == other.interface;
+        link || self.addresses.iter().any(|address| other.addresses.contains(address))
+    }
+
     fn is_of(&self, name: &PodName, pod: &Pod) -> bool {
         self.pod == *name && Uid::from(&*self.uid).may_be(pod.uid)
     }
