@@ -4,4 +4,5 @@ mod basics;
 mod explain;
 mod live;
 mod random;
+mod source_address;
 mod world;

@@ -1,6 +1,6 @@
 //! The policy thread: takes in what policies are about, compiles it, commits it, and lets pods start.
 //!
-//! It owns table `inet viaduct-policy`. Services do not wait for it, nor it for them.
+//! It owns tables `inet viaduct-policy` and `bridge viaduct-policy`. Services do not wait for it, nor it for them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::attachments::Attachments;
 use super::denials::{self, Denials};
 use super::drift::{self, Told, Watched};
 use super::status::Status;
-use crate::dataplane::policy::Policies;
+use crate::dataplane::policy::{Policies, Settings};
 use crate::server::Health;
 
 /// How long ADD may wait for the pod to be known; the plugin waits longer than this.
@@ -57,6 +57,8 @@ struct Waiting {
 
 struct Engine {
     compiler: Compiler,
+    /// Whether policies are enforced, and not source addresses alone.
+    judges: bool,
     policies: Policies,
     attachments: Attachments,
     status: Arc<Status>,
@@ -74,20 +76,23 @@ struct Engine {
     told_too_large: HashSet<String>,
 }
 
-/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder.
+/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder. Unless it
+/// `judges`, it only checks source addresses.
 pub fn start(
     node: &Arc<str>,
     folder: &std::path::Path,
-    ipvs: bool,
+    judges: bool,
+    settings: Settings,
     status: Arc<Status>,
     health: Health,
 ) -> Result<ToPolicies> {
-    let policies = Policies::open(ipvs)?;
+    let policies = Policies::open(settings)?;
     let (sender, queue) = channel();
     let port = policies.port()?;
     health.set_part("policies", Err("not known yet".to_owned()));
     let mut engine = Engine {
         compiler: Compiler::new(Arc::clone(node)),
+        judges,
         policies,
         attachments: Attachments::open(folder)?,
         status,
@@ -133,6 +138,10 @@ impl Engine {
             for event in first.into_iter().chain(queue.try_iter()) {
                 match event {
                     PolicyEvent::Changes(changes) => {
+                        let counts = |change: &Change| {
+                            self.judges || matches!(change, Change::Namespace(..))
+                        };
+                        let changes: Vec<Change> = changes.into_iter().filter(counts).collect();
                         changes.into_iter().for_each(|change| self.compiler.apply(change));
                     }
                     PolicyEvent::Complete => self.complete = true,
@@ -185,10 +194,18 @@ impl Engine {
             let _ = answer.send(Err(format!("{error:#}")));
             return;
         }
-        for replaced in self.compiler.attach(Arc::clone(&id), attachment) {
-            self.attachments.remove(&replaced);
+        for other in self.compiler.attach(Arc::clone(&id), attachment) {
+            self.keep(&other);
         }
         self.waiting.push(Waiting { id, until: Instant::now() + PATIENCE, answer });
+    }
+
+    /// Keeps what is left of an attachment.
+    fn keep(&self, id: &str) {
+        let Some(left) = self.compiler.attachment(id) else { return self.attachments.remove(id) };
+        if let Err(error) = self.attachments.write(id, left) {
+            tracing::warn!("attachment {id}: {error:#}: it has its old addresses after a restart");
+        }
     }
 
     fn sync(&mut self) {
@@ -203,7 +220,7 @@ impl Engine {
                 self.failures = 0;
                 self.retry_at = None;
                 let took = started.elapsed().as_secs_f64() * 1e3;
-                let (chains, addresses) = self.policies.counts();
+                let (chains, addresses, links) = self.policies.counts();
                 let drift = std::mem::take(&mut self.drift);
                 if !drift.is_empty() {
                     tracing::warn!(
@@ -213,7 +230,7 @@ impl Engine {
                 } else if written.full {
                     netlink::give_back_free_memory();
                     tracing::info!(
-                        "policies of {addresses} addresses are in place, in {took:.1} ms"
+                        "policies of {addresses} addresses and source addresses of {links} links are in place, in {took:.1} ms"
                     );
                 } else {
                     tracing::debug!("policies: {} elements in {took:.1} ms", written.elements);
@@ -221,6 +238,7 @@ impl Engine {
                 self.health.set_part("policies", Ok(()));
                 self.status.set("policyChains", chains);
                 self.status.set("isolatedAddresses", addresses);
+                self.status.set("checkedLinks", links);
                 self.status.set("policies", "in place");
             }
             Err(error) => {

@@ -29,7 +29,7 @@ fn source(events: Vec<What>) -> Kubernetes {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false },
+        wanted: Wanted { services: true, policies: false, namespaces: false },
         reporter: Reporter::nobody(),
     };
     Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options)
@@ -100,7 +100,7 @@ fn a_kind_that_may_be_missing_is_not_waited_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false },
+        wanted: Wanted { services: true, policies: false, namespaces: false },
         reporter: Reporter::nobody(),
     };
     let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
