@@ -96,6 +96,18 @@ fn a_pod_that_takes_anothers_address_is_not_heard_as_that_pod() {
                 assert!(!arrives(thief.namespace(), of(&thief, family), to, server), "{to}");
             }
             assert!(denied(&daemons[0]) >= before + 2.0, "{settings}: both are counted");
+            let told = match stolen {
+                IpAddr::V4(_) => format!("from {stolen}:"),
+                IpAddr::V6(_) => format!("from [{stolen}]:"),
+            };
+            let named = |line: &str| {
+                line.contains(&told)
+                    && line.contains("not from an address of pod default/thief (link vd")
+            };
+            eventually("the thief's name", SOON, || {
+                let log = daemons[0].log();
+                if log.lines().any(named) { Ok(()) } else { Err(log) }
+            });
             assert!(friend.can_reach((of(&near, family), WEB)), "{settings}: the friend goes on");
         }
         let ruleset = world.n1.namespace().ruleset();
@@ -341,4 +353,51 @@ fn a_pod_with_two_links_may_answer_by_either() {
         }
         assert!(!arrives(pod.namespace(), friend.v4(), web.v4(), &server), "{settings}");
     }
+}
+
+/// Whoever receives a frame with the tag of VLAN 0 takes it as one without a tag, while a bridge does not look behind
+/// it: no policy would see what is in it.
+#[test]
+fn a_tag_leads_past_no_policy() {
+    let world = World::new();
+    let daemons = world.daemons("backend: host-gw\n");
+    world.policy("web", &json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    let web = world.pod(&world.n1, "web", &json!({"app": "web"}));
+    let stranger = world.pod(&world.n1, "stranger", &json!({}));
+    let server = web.serve_udp(WEB);
+    if stranger.namespace().try_command("python3", &["-V"]).is_err() {
+        return testnet::skip("no python3 that could send frames with tags");
+    }
+    let before = denied(&daemons[0]);
+    let tags = ["81000000", "8100000081000000", "88a80000"];
+    for tag in tags {
+        send_tagged(&stranger, &web, tag);
+    }
+    eventually("all frames", SOON, || denied(&daemons[0]) >= before + tags.len() as f64);
+    assert_eq!(server.answered(), 0);
+}
+
+/// Sends a datagram to `WEB` in a frame with these tags, in hexadecimal.
+fn send_tagged(from: &Pod<'_>, to: &Pod<'_>, tags: &str) {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.v4(), to.v4()) else {
+        panic!("addresses of IPv4")
+    };
+    // UDP without a checksum: ports, length, and a word.
+    let mut datagram = 5555u16.to_be_bytes().to_vec();
+    datagram.extend(WEB.to_be_bytes());
+    datagram.extend([0, 12, 0, 0]);
+    datagram.extend(b"word");
+    let mut header = vec![0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0];
+    header.extend(source.octets().into_iter().chain(destination.octets()));
+    let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let sum: u32 = words.sum();
+    let sum = !((sum >> 16) + (sum & 0xffff)) as u16;
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    let packet: String = header.iter().chain(&datagram).map(|byte| format!("{byte:02x}")).collect();
+    let macs = format!("{}{}", to.mac(), from.mac()).replace(':', "");
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0)); \
+         s.send(bytes.fromhex('{macs}{tags}0800{packet}'))"
+    );
+    from.namespace().command("python3", &["-c", &script]);
 }

@@ -236,6 +236,12 @@ impl Compiler {
         self.claims.of_address(address).first()
     }
 
+    /// Whose link this is, by the name of the node's end.
+    pub fn pod_behind(&self, link: &str) -> Option<&PodName> {
+        let mut all = self.attachments.values();
+        all.find(|attachment| &*attachment.interface == link).map(|attachment| &attachment.pod)
+    }
+
     /// An attachment.
     pub fn attachment(&self, id: &str) -> Option<&Attachment> {
         self.attachments.get(id)

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use netlink::Errno;
 use netlink::nflog::Logged;
 use netpol::compile::{Attachment, Change, Compiler};
 
@@ -37,7 +38,7 @@ pub enum PolicyEvent {
     Detach(Arc<str>),
     /// Somebody else changed the table, in these ways; or nobody will tell any more.
     Drift(Told),
-    /// A packet was denied, and logged.
+    /// A packet was dropped, and logged.
     Denied(Logged),
     /// Somebody asks for what is known.
     World(Sender<netpol::World>),
@@ -248,9 +249,14 @@ impl Engine {
                 let pause = FIRST_RETRY * 2u32.saturating_pow(self.failures).min(1000);
                 self.failures += 1;
                 self.retry_at = Some(started + pause.min(LONGEST_RETRY));
-                tracing::error!("policies: {error}; tried again");
-                self.status.set("policies", error.to_string());
-                self.health.set_part("policies", Err(error.to_string()));
+                let mut why = error.to_string();
+                if error.errno == Errno::OPNOTSUPP {
+                    why +=
+                        " (a kernel without nftables for bridges needs sourceAddressCheck: false)";
+                }
+                tracing::error!("policies: {why}; tried again");
+                self.status.set("policies", why.clone());
+                self.health.set_part("policies", Err(why));
             }
         }
         self.tell_too_large();

@@ -135,10 +135,12 @@ pub(super) fn denied(socket: &mut NftSocket) -> Result<[u64; 2]> {
 fn write_rules(transaction: &mut Transaction, table: Table<'_>) {
     let hook = Hook { kind: "filter", number: Hook::PREROUTING, priority: PRIORITY_RAW };
     transaction.add_chain(table, &Chain { name: PREROUTING, hook: Some(hook) });
-    for name in [CHECK, ADVERTISED, LINK_LOCAL, DENIED] {
+    let rules = rules(table.family);
+    let others: BTreeSet<&str> = rules.iter().map(|(chain, ..)| *chain).collect();
+    for name in others.into_iter().filter(|name| *name != PREROUTING) {
         transaction.add_chain(table, &Chain { name, hook: None });
     }
-    for (chain, comment, expressions) in rules(table.family) {
+    for (chain, comment, expressions) in rules {
         transaction.add_rule(table, chain, comment, &expressions);
     }
 }
@@ -165,6 +167,11 @@ fn rules(table: TableFamily) -> Vec<(&'static str, &'static str, Vec<Expression>
         let jump = vec![Expression::Verdict(Verdict::Jump(ADVERTISED.into()))];
         let advertisement = icmp_type(NEIGHBOUR_ADVERTISEMENT);
         rule(CHECK, "tells where an address is", &[neighbour(), advertisement, jump]);
+        let back = || vec![Expression::Verdict(Verdict::Return)];
+        let own = pair_is_known(Payload::ND_TARGET, Family::V6);
+        rule(ADVERTISED, "its own", &[own, back()]);
+        rule(ADVERTISED, "of the link", &[is_link_local(Payload::ND_TARGET), back()]);
+        rule(ADVERTISED, "", &[goto(DENIED)]);
     }
     for family in FAMILIES {
         let address = pair_is_known(source_address(family), family);
@@ -182,10 +189,6 @@ fn rules(table: TableFamily) -> Vec<(&'static str, &'static str, Vec<Expression>
         rule(CHECK, comment, &[neighbour(), source, goto(LINK_LOCAL)]);
     }
     rule(CHECK, "", &[goto(DENIED)]);
-    let back = || vec![Expression::Verdict(Verdict::Return)];
-    rule(ADVERTISED, "its own", &[pair_is_known(Payload::ND_TARGET, Family::V6), back()]);
-    rule(ADVERTISED, "of the link", &[is_link_local(Payload::ND_TARGET), back()]);
-    rule(ADVERTISED, "", &[goto(DENIED)]);
     for kind in WITHOUT_ADDRESS {
         rule(LINK_LOCAL, "", &[icmp_type(kind), accept()]);
     }
@@ -248,4 +251,59 @@ fn is_link_local(address: Payload) -> Vec<Expression> {
 
 fn is_unspecified(address: Payload) -> Vec<Expression> {
     vec![Expression::LoadPayload(address, R0), Expression::Compare(Compare::Equal, R0, vec![0; 16])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_without_addresses_is_checked_and_one_that_is_not_known_has_no_elements() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let both = BTreeSet::from([address("10.0.0.1"), address("fd00::1")]);
+        let link = || Key::new().ifname("vd1");
+        let expected = BTreeSet::from([
+            ("pod-links".to_owned(), link().0),
+            ("pod-sources-4".to_owned(), link().ip(address("10.0.0.1")).0),
+            ("pod-sources-6".to_owned(), link().ip(address("fd00::1")).0),
+        ]);
+        assert_eq!(items("vd1", Some(&both)), expected);
+        let checked = BTreeSet::from([("pod-links".to_owned(), link().0)]);
+        assert_eq!(items("vd1", Some(&BTreeSet::new())), checked);
+        assert!(items("vd1", None).is_empty());
+    }
+
+    #[test]
+    fn what_stays_is_not_written_again() {
+        let sources = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            Sources::from([("vd1".into(), addresses)])
+        };
+        let written = |before: &Sources, now: &Sources| {
+            change(&mut Transaction::default(), &"vd1".into(), before, now)
+        };
+        let (one, two) = (sources(&["10.0.0.1"]), sources(&["10.0.0.1", "fd00::1"]));
+        // In two tables each.
+        assert_eq!(written(&Sources::new(), &one), 2 * 2);
+        assert_eq!(written(&one, &two), 2);
+        assert_eq!(written(&two, &two), 0);
+        assert_eq!(written(&two, &Sources::new()), 2 * 3);
+    }
+
+    #[test]
+    fn whatever_no_rule_accepts_is_denied() {
+        let denied = Expression::Verdict(Verdict::Goto(DENIED.into()));
+        for family in [TableFamily::Inet, TableFamily::Bridge] {
+            let rules = rules(family);
+            for chain in [CHECK, ADVERTISED, LINK_LOCAL] {
+                let last = rules.iter().rfind(|(of, ..)| *of == chain);
+                let last = last.map(|(_, _, expressions)| expressions.as_slice());
+                let routed = family == TableFamily::Inet && chain == ADVERTISED;
+                let expected = if routed { None } else { Some(std::slice::from_ref(&denied)) };
+                assert_eq!(last, expected, "{family:?} {chain}");
+            }
+            let (_, _, last) = rules.last().unwrap();
+            assert_eq!(last.last(), Some(&Expression::Verdict(Verdict::Drop)));
+        }
+    }
 }
