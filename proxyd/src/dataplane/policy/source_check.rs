@@ -162,6 +162,8 @@ fn rules(table: TableFamily) -> Vec<(&'static str, &'static str, Vec<Expression>
         Expression::LookupSet { set: LINKS.into(), key: R0, inverted: false },
     ];
     rule(PREROUTING, "from a pod", &[of_pod, goto(CHECK)]);
+    let address = pair_is_known(Payload::IP_SADDR, Family::V4);
+    rule(CHECK, "from an IPv4 address of its own", &[is(Family::V4), address, accept()]);
     if bridge {
         // A routed link has no other neighbours than the node, which asks for this pod's addresses alone.
         let jump = vec![Expression::Verdict(Verdict::Jump(ADVERTISED.into()))];
@@ -173,10 +175,8 @@ fn rules(table: TableFamily) -> Vec<(&'static str, &'static str, Vec<Expression>
         rule(ADVERTISED, "of the link", &[is_link_local(Payload::ND_TARGET), back()]);
         rule(ADVERTISED, "", &[goto(DENIED)]);
     }
-    for family in FAMILIES {
-        let address = pair_is_known(source_address(family), family);
-        rule(CHECK, "from an address of its own", &[is(family), address, accept()]);
-    }
+    let address = pair_is_known(Payload::IP6_SADDR, Family::V6);
+    rule(CHECK, "from an IPv6 address of its own", &[is(Family::V6), address, accept()]);
     if bridge {
         let (frame, address) = (is_ethertype(ETHERTYPE_ARP), Payload::ARP_SADDR);
         let address = pair_is_known(address, Family::V4);
@@ -212,13 +212,6 @@ fn is_frame_of(family: Family) -> Vec<Expression> {
         Family::V4 => ETHERTYPE_IPV4,
         Family::V6 => ETHERTYPE_IPV6,
     })
-}
-
-fn source_address(family: Family) -> Payload {
-    match family {
-        Family::V4 => Payload::IP_SADDR,
-        Family::V6 => Payload::IP6_SADDR,
-    }
 }
 
 fn icmp_type(number: u8) -> Vec<Expression> {
