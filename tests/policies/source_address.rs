@@ -1,18 +1,16 @@
 //! A pod sends with its own addresses only: nobody passes policies as somebody else.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use testnet::traffic::Server;
-use testnet::{Family, Host, Namespace, Pod, Proxyd, eventually, programs};
+use testnet::{Family, Host, Pod, Proxyd, eventually, programs};
 
+use super::forgery::{UNDERWAY, advertise, arrives, know, send_tagged, take};
 use super::world::{SOON, WEB, World};
 
 const MODES: [&str; 2] = ["backend: host-gw\n", "backend: vxlan\nmode: routed\n"];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-/// How long a datagram may take that is to arrive; one that is not to arrive is awaited as long.
-const UNDERWAY: Duration = Duration::from_millis(500);
 /// After somebody else changed the tables.
 const REPAIRED: Duration = Duration::from_secs(10);
 
@@ -32,36 +30,6 @@ fn only_the_friend(world: &World) {
             "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]}],
         }),
     );
-}
-
-/// Gives somebody an address that is another's.
-fn take(thief: &Namespace, address: IpAddr) {
-    thief.ip(&match address {
-        IpAddr::V4(_) => format!("address add {address}/32 dev eth0"),
-        IpAddr::V6(_) => format!("address add {address}/128 dev eth0 nodad"),
-    });
-}
-
-/// On a bridge somebody would have to ask where `to` is, with the address that is not his: he knows it already.
-fn know(thief: &Namespace, to: &Pod<'_>) {
-    for address in to.ips() {
-        let arguments = format!("neigh replace {address} lladdr {} dev eth0", to.mac());
-        let _ = thief.try_command("ip", &arguments.split(' ').collect::<Vec<_>>());
-    }
-}
-
-/// Whether a datagram from this source address gets to the server.
-fn arrives(sender: &Namespace, source: IpAddr, to: IpAddr, server: &Server) -> bool {
-    let before = server.answered();
-    sender.run(move || {
-        let socket = UdpSocket::bind(SocketAddr::new(source, 0)).expect("an address of the pod");
-        let _ = socket.send_to(b"forged", SocketAddr::new(to, WEB));
-    });
-    let deadline = Instant::now() + UNDERWAY;
-    while server.answered() == before && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    server.answered() > before
 }
 
 fn denied(daemon: &Proxyd<'_>) -> f64 {
@@ -171,22 +139,6 @@ fn nobody_is_told_that_anothers_address_is_here() {
     advertise(thief.namespace(), thief.v6(), to, stolen, thief.mac());
     eventually("the advertisement", SOON, || denied(&daemons[0]) > before);
     assert!(learned().contains(victim.mac()), "{}", learned());
-}
-
-/// Sends `to` an advertisement that `target` is at this Ethernet address now.
-fn advertise(sender: &Namespace, source: IpAddr, to: IpAddr, target: IpAddr, mac: &str) {
-    let IpAddr::V6(target) = target else { panic!("{target} has no neighbour discovery") };
-    let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    // Type, code, checksum (the kernel's); solicited and override; RFC 4861 section 4.4, and the option of 4.6.1.
-    let head = [136, 0, 0, 0, 0x60, 0, 0, 0];
-    let message = [&head[..], &target.octets(), &[2, 1], &mac].concat();
-    sender.run(move || {
-        use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
-        socket.set_unicast_hops_v6(255).unwrap();
-        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
-        socket.send_to(&message, &SocketAddr::new(to, 0).into()).unwrap();
-    });
 }
 
 fn link_local(pod: &Pod<'_>) -> String {
@@ -375,29 +327,4 @@ fn a_tag_leads_past_no_policy() {
     }
     eventually("all frames", SOON, || denied(&daemons[0]) >= before + tags.len() as f64);
     assert_eq!(server.answered(), 0);
-}
-
-/// Sends a datagram to `WEB` in a frame with these tags, in hexadecimal.
-fn send_tagged(from: &Pod<'_>, to: &Pod<'_>, tags: &str) {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.v4(), to.v4()) else {
-        panic!("addresses of IPv4")
-    };
-    // UDP without a checksum: ports, length, and a word.
-    let mut datagram = 5555u16.to_be_bytes().to_vec();
-    datagram.extend(WEB.to_be_bytes());
-    datagram.extend([0, 12, 0, 0]);
-    datagram.extend(b"word");
-    let mut header = vec![0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0];
-    header.extend(source.octets().into_iter().chain(destination.octets()));
-    let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-    let sum: u32 = words.sum();
-    let sum = !((sum >> 16) + (sum & 0xffff)) as u16;
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    let packet: String = header.iter().chain(&datagram).map(|byte| format!("{byte:02x}")).collect();
-    let macs = format!("{}{}", to.mac(), from.mac()).replace(':', "");
-    let script = format!(
-        "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0)); \
-         s.send(bytes.fromhex('{macs}{tags}0800{packet}'))"
-    );
-    from.namespace().command("python3", &["-c", &script]);
 }

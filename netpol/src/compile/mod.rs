@@ -93,6 +93,8 @@ pub struct Compiler {
     dirty_chains: BTreeSet<ChainKey>,
     /// Whether the chains of local addresses must be looked at.
     dirty_addresses: bool,
+    /// Whether attachments or namespaces have changed.
+    dirty_sources: bool,
     /// Chains that would be too large; they deny everything.
     too_large: BTreeSet<ChainKey>,
 }
@@ -113,6 +115,7 @@ impl Compiler {
             sources: Sources::new(),
             dirty_chains: BTreeSet::new(),
             dirty_addresses: false,
+            dirty_sources: false,
             too_large: BTreeSet::new(),
         }
     }
@@ -158,6 +161,7 @@ impl Compiler {
                 };
                 if old != namespace {
                     self.dirty_addresses = true;
+                    self.dirty_sources = true;
                     let users = self.selectors.namespace_changed(&self.world, &name);
                     self.dirty_chains.extend(users);
                 }
@@ -280,6 +284,7 @@ impl Compiler {
     /// Addresses of a pod have changed without the pod.
     fn reconsider(&mut self, name: &PodName) {
         self.dirty_addresses = true;
+        self.dirty_sources = true;
         self.dirty_chains.extend(self.selectors.addresses_changed(name));
         let before = self.claims.of_pod(&self.world, name).to_vec();
         self.claim(name, &before);
@@ -377,6 +382,8 @@ impl Compiler {
         let mut update = Update::default();
         if std::mem::take(&mut self.dirty_addresses) {
             self.update_addresses(&mut update);
+        }
+        if std::mem::take(&mut self.dirty_sources) {
             self.update_sources(&mut update);
         }
         for key in std::mem::take(&mut self.dirty_chains) {
