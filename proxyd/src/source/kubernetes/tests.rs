@@ -109,6 +109,22 @@ fn a_kind_that_may_be_missing_is_not_waited_for() {
 }
 
 #[test]
+fn without_policies_namespaces_alone_are_waited_for() {
+    let list = |kind| [What::ListBegins, What::ListEnds].map(|what| Seen { kind, what });
+    let all: Vec<Seen> = KINDS.into_iter().flat_map(list).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Options {
+        patience: None,
+        wanted: Wanted { services: true, policies: false, namespaces: true },
+        reporter: Reporter::nobody(),
+    };
+    let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
+    assert!(!source.read().unwrap().policies_complete);
+    list("Namespace").into_iter().for_each(|seen| source.take(seen, &mut Vec::new()));
+    assert!(source.update(Vec::new()).policies_complete);
+}
+
+#[test]
 fn a_broken_object_keeps_its_last_good_state_and_is_reported() {
     let broken = document(&json!({
         "apiVersion": "v1", "kind": "EndpointSlice", "metadata": {"name": "x"},
