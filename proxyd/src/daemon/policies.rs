@@ -190,13 +190,15 @@ impl Engine {
     }
 
     fn attach(&mut self, id: Arc<str>, attachment: Attachment, answer: Sender<Result<(), String>>) {
+        // Those that lose an address lose it on disk first: after a restart nobody could tell who is younger.
+        for other in self.compiler.attach(Arc::clone(&id), attachment.clone()) {
+            self.keep(&other);
+        }
         if let Err(error) = self.attachments.write(&id, &attachment) {
             // After a restart nobody would know of it before the API server does.
+            self.compiler.detach(&id);
             let _ = answer.send(Err(format!("{error:#}")));
             return;
-        }
-        for other in self.compiler.attach(Arc::clone(&id), attachment) {
-            self.keep(&other);
         }
         self.waiting.push(Waiting { id, until: Instant::now() + PATIENCE, answer });
     }
