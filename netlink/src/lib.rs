@@ -46,7 +46,7 @@ pub mod xtables;
 
 pub use error::{Error, Result};
 pub use mac::{MacAddress, MacAddressError, fnv1a};
-pub use memory::give_back_free_memory;
+pub use memory::{give_back_free_memory, keep_large_blocks_apart};
 pub use namespace::{Namespace, NamespaceGuard};
 pub use peer::peer_uid;
 pub use prefix::{Family, Prefix, PrefixError, from_number, to_number};

@@ -2,16 +2,18 @@
 
 use std::net::IpAddr;
 
-use crate::Family;
 use crate::error::Result;
-use crate::message::{Writer, attribute, read_string};
+use crate::message::{Writer, attribute, read_be32, read_string};
 use crate::socket::Socket;
+use crate::{Family, IfIndex};
 
 // include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_log.h
 const NFNL_SUBSYS_ULOG: u16 = 4;
 const NFULNL_MSG_PACKET: u16 = 0;
 const NFULNL_MSG_CONFIG: u16 = 1;
 const NFGENMSG_LEN: usize = 4;
+const NFULA_IFINDEX_INDEV: u16 = 4;
+const NFULA_IFINDEX_PHYSINDEV: u16 = 6;
 const NFULA_PAYLOAD: u16 = 9;
 const NFULA_PREFIX: u16 = 10;
 const NFULA_CFG_CMD: u16 = 1;
@@ -44,6 +46,8 @@ pub struct Logged {
     pub prefix: String,
     /// The packet, if it is one of IP.
     pub ends: Option<PacketEnds>,
+    /// The link by which it came in: a bridge's port, and not the bridge, where that is known.
+    pub link: Option<IfIndex>,
 }
 
 /// Listens to a group of the network namespace in which it was opened: one listener per group.
@@ -92,7 +96,9 @@ fn parse(payload: &[u8]) -> Logged {
     let attributes = payload.get(NFGENMSG_LEN..).unwrap_or_default();
     let prefix = attribute(attributes, NFULA_PREFIX).map(read_string).unwrap_or_default();
     let ends = attribute(attributes, NFULA_PAYLOAD).and_then(packet_ends);
-    Logged { prefix: prefix.to_owned(), ends }
+    let index = |kind| attribute(attributes, kind).and_then(read_be32).map(IfIndex);
+    let link = index(NFULA_IFINDEX_PHYSINDEV).or_else(|| index(NFULA_IFINDEX_INDEV));
+    Logged { prefix: prefix.to_owned(), ends, link }
 }
 
 /// Reads the headers of an IP packet.

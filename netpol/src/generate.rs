@@ -141,7 +141,8 @@ pub(crate) fn policy_name() -> impl Strategy<Value = PolicyName> {
 }
 
 pub(crate) fn namespace() -> impl Strategy<Value = Namespace> {
-    (labels(), prop::bool::weighted(0.1)).prop_map(|(labels, audit)| Namespace { labels, audit })
+    (labels(), prop::bool::weighted(0.1), prop::bool::weighted(0.1))
+        .prop_map(|(labels, audit, any_source)| Namespace { labels, audit, any_source })
 }
 
 pub(crate) fn node() -> impl Strategy<Value = Node> {

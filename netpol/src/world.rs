@@ -30,6 +30,8 @@ pub struct Namespace {
     pub labels: Labels,
     /// Whether its NetworkPolicies only count and log what they would deny.
     pub audit: bool,
+    /// Whether its pods may send from addresses that are not theirs.
+    pub any_source: bool,
 }
 
 /// A named port of a container.

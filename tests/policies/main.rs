@@ -2,6 +2,8 @@
 
 mod basics;
 mod explain;
+mod forgery;
 mod live;
 mod random;
+mod source_address;
 mod world;

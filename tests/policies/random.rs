@@ -139,7 +139,7 @@ fn write(world: &World, pods: &Pods<'_>, dice: &mut Dice) -> (Model, String) {
         objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}));
         let own = [("kubernetes.io/metadata.name", name)];
         let labels: Labels = labels.into_iter().chain(own).collect();
-        model.namespaces.insert(name.into(), Namespace { labels, audit: false });
+        model.namespaces.insert(name.into(), Namespace { labels, ..Namespace::default() });
     }
     for ((namespace, name), pod) in pods {
         let labels = dice.labels();

@@ -140,6 +140,8 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// Ethernet type; that of the tag, where a frame has a VLAN tag.
+    pub const ETHER_TYPE: Payload = Payload { base: 0, offset: 12, length: 2 };
     /// The sender's Ethernet address.
     pub const ETHER_SADDR: Payload = Payload { base: 0, offset: 6, length: 6 };
     /// IPv4 source address.
@@ -150,10 +152,14 @@ impl Payload {
     pub const IP6_SADDR: Payload = Payload { base: 1, offset: 8, length: 16 };
     /// IPv6 destination address.
     pub const IP6_DADDR: Payload = Payload { base: 1, offset: 24, length: 16 };
+    /// The sender's IPv4 address in an ARP message.
+    pub const ARP_SADDR: Payload = Payload { base: 1, offset: 14, length: 4 };
     /// Destination port of TCP, UDP, SCTP.
     pub const TH_DPORT: Payload = Payload { base: 2, offset: 2, length: 2 };
     /// Type of ICMP and ICMPv6.
     pub const ICMP_TYPE: Payload = Payload { base: 2, offset: 0, length: 1 };
+    /// What a neighbour solicitation or advertisement is about.
+    pub const ND_TARGET: Payload = Payload { base: 2, offset: 8, length: 16 };
 }
 
 /// A packet's property that is in none of its headers (`enum nft_meta_keys`).

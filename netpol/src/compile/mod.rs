@@ -9,6 +9,7 @@ mod claims;
 mod dirty;
 mod matches;
 mod selectors;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use chain::{Chain, ChainKey, Rest, Step};
 pub use dirty::Touched;
 pub use matches::{Matches, OfAddress, Ports, Range, TooLarge, about};
+pub use sources::Sources;
 
 use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
 use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
@@ -61,6 +63,8 @@ pub struct Update {
     pub gone: BTreeSet<ChainKey>,
     /// Addresses whose chains are others now.
     pub addresses: BTreeSet<IpAddr>,
+    /// Links whose pods may send from other addresses now.
+    pub links: BTreeSet<Arc<str>>,
 }
 
 impl Update {
@@ -88,9 +92,12 @@ pub struct Compiler {
     selectors: Selectors,
     chains: BTreeMap<ChainKey, Arc<Chain>>,
     addresses: BTreeMap<IpAddr, Verdicts>,
+    sources: Sources,
     dirty_chains: Dirty,
     /// Whether the chains of local addresses must be looked at.
     dirty_addresses: bool,
+    /// Whether attachments or namespaces have changed.
+    dirty_sources: bool,
     /// Chains that would be too large; they deny everything.
     too_large: BTreeSet<ChainKey>,
 }
@@ -108,8 +115,10 @@ impl Compiler {
             selectors: Selectors::default(),
             chains: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            sources: Sources::new(),
             dirty_chains: Dirty::default(),
             dirty_addresses: false,
+            dirty_sources: false,
             too_large: BTreeSet::new(),
         }
     }
@@ -122,6 +131,11 @@ impl Compiler {
     /// Chains of local addresses, as of the last [`update`](Compiler::update).
     pub fn addresses(&self) -> &BTreeMap<IpAddr, Verdicts> {
         &self.addresses
+    }
+
+    /// From which addresses local pods may send, as of the last [`update`](Compiler::update).
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// A chain.
@@ -150,6 +164,7 @@ impl Compiler {
                 };
                 if old != namespace {
                     self.dirty_addresses = true;
+                    self.dirty_sources = true;
                     let (world, claims) = (&self.world, &self.claims);
                     self.selectors.namespace_changed(world, claims, &name, &mut self.dirty_chains);
                 }
@@ -191,25 +206,29 @@ impl Compiler {
     }
 
     /// A pod was attached, under the runtime's name of the attachment. Whoever had one of its addresses has it
-    /// no more: tells those attachments, which are forgotten.
+    /// no more, and whoever had its link is gone: tells those attachments. One that is left without an address
+    /// still has its link, whose pod may send from nowhere.
     pub fn attach(&mut self, id: Arc<str>, attachment: Attachment) -> Vec<Arc<str>> {
-        let shares = |other: &Attachment| {
-            other.addresses.iter().any(|address| attachment.addresses.contains(address))
-        };
-        let others = self.attachments.iter();
-        let replaced: Vec<Arc<str>> = others
-            .filter(|(other, earlier)| **other != id && shares(earlier))
-            .map(|(other, _)| Arc::clone(other))
-            .collect();
-        for other in &replaced {
-            self.detach(other);
+        let others = self.attachments.iter().filter(|(other, _)| **other != id);
+        let others = others.filter(|(_, earlier)| earlier.shares_with(&attachment));
+        let others: Vec<Arc<str>> = others.map(|(other, _)| Arc::clone(other)).collect();
+        for other in &others {
+            let Some(mut left) = self.take(other) else { continue };
+            left.addresses.retain(|address| !attachment.addresses.contains(address));
+            if !left.interface.is_empty() && left.interface != attachment.interface {
+                self.put(Arc::clone(other), left);
+            }
         }
-        self.detach(&id);
+        self.take(&id);
+        self.put(id, attachment);
+        others
+    }
+
+    fn put(&mut self, id: Arc<str>, attachment: Attachment) {
         let pod = attachment.pod.clone();
         self.attached.entry(pod.clone()).or_default().insert(Arc::clone(&id));
         self.attachments.insert(id, attachment);
         self.reconsider(&pod);
-        replaced
     }
 
     /// Whether an attachment's pod is not known, and some policy may be about it.
@@ -222,6 +241,12 @@ impl Compiler {
     /// Whose address this is; of several pods that claim it, any.
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
         self.claims.of_address(address).first()
+    }
+
+    /// Whose link this is, by the name of the node's end.
+    pub fn pod_behind(&self, link: &str) -> Option<&PodName> {
+        let mut all = self.attachments.values();
+        all.find(|attachment| &*attachment.interface == link).map(|attachment| &attachment.pod)
     }
 
     /// An attachment.
@@ -244,7 +269,11 @@ impl Compiler {
 
     /// An attachment ended.
     pub fn detach(&mut self, id: &str) {
-        let Some(old) = self.attachments.remove(id) else { return };
+        self.take(id);
+    }
+
+    fn take(&mut self, id: &str) -> Option<Attachment> {
+        let old = self.attachments.remove(id)?;
         if let Some(ids) = self.attached.get_mut(&old.pod) {
             ids.remove(id);
             if ids.is_empty() {
@@ -252,11 +281,13 @@ impl Compiler {
             }
         }
         self.reconsider(&old.pod);
+        Some(old)
     }
 
     /// Addresses of a pod have changed without the pod.
     fn reconsider(&mut self, name: &PodName) {
         self.dirty_addresses = true;
+        self.dirty_sources = true;
         let before = self.claims.of_pod(&self.world, name).to_vec();
         self.claim(name, &before);
         self.settle(name);
@@ -360,6 +391,9 @@ impl Compiler {
         if std::mem::take(&mut self.dirty_addresses) {
             self.update_addresses(&mut update);
         }
+        if std::mem::take(&mut self.dirty_sources) {
+            self.update_sources(&mut update);
+        }
         for (key, touched) in std::mem::take(&mut self.dirty_chains) {
             if !self.chains.contains_key(&key) {
                 continue;
@@ -421,6 +455,14 @@ impl Compiler {
                 update.chains.insert(key, Touched::Whole);
             }
         }
+    }
+
+    fn update_sources(&mut self, update: &mut Update) {
+        let sources = sources::sources(&self.world, &self.attachments);
+        let before = std::mem::replace(&mut self.sources, sources);
+        let both = before.keys().chain(self.sources.keys());
+        let changed = both.filter(|link| before.get(*link) != self.sources.get(*link));
+        update.links.extend(changed.cloned());
     }
 
     fn build(&mut self, key: &ChainKey) -> Chain {
@@ -551,6 +593,12 @@ impl Compiler {
 }
 
 impl Attachment {
+    /// Whether they have an address or the link in common.
+    fn shares_with(&self, other: &Attachment) -> bool {
+        let link = !self.interface.is_empty() && self.interface == other.interface;
+        link || self.addresses.iter().any(|address| other.addresses.contains(address))
+    }
+
     fn is_of(&self, name: &PodName, pod: &Pod) -> bool {
         self.pod == *name && Uid::from(&*self.uid).may_be(pod.uid)
     }

@@ -17,8 +17,9 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let attachment = (pod_name(), name(&["", "1"]), prop::collection::vec(address(), 1..3))
-        .prop_map(|(pod, uid, addresses)| Attachment { pod, uid, addresses, interface: "".into() });
+    let (uid, link) = (name(&["", "1"]), name(&["", "v1", "v2"]));
+    let attachment = (pod_name(), uid, prop::collection::vec(address(), 1..3), link)
+        .prop_map(|(pod, uid, addresses, interface)| Attachment { pod, uid, addresses, interface });
     prop_oneof![
         4 => (pod_name(), prop::option::weighted(0.8, pod())).prop_map(|(n, p)| Event::Change(Change::Pod(n, p))),
         2 => (name(&["x", "y"]), prop::option::weighted(0.9, namespace()))
@@ -72,6 +73,7 @@ proptest! {
         // What somebody has who takes in the updates alone.
         let mut chains: BTreeMap<ChainKey, Arc<Chain>> = BTreeMap::new();
         let mut addresses: BTreeMap<IpAddr, Verdicts> = BTreeMap::new();
+        let mut sources = Sources::new();
         for batch in batches {
             batch.into_iter().for_each(|event| apply(&mut compiler, event));
             let update = compiler.update();
@@ -94,7 +96,14 @@ proptest! {
                     None => addresses.remove(&address),
                 };
             }
+            for link in update.links {
+                match compiler.sources().get(&link) {
+                    Some(from) => sources.insert(link, from.clone()),
+                    None => sources.remove(&link),
+                };
+            }
             let fresh = from_scratch(&compiler);
+            prop_assert_eq!(&sources, fresh.sources());
             prop_assert_eq!(&addresses, fresh.addresses());
             prop_assert_eq!(&chains, &fresh.chains);
             prop_assert!(compiler.update().is_empty());

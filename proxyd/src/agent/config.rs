@@ -47,6 +47,8 @@ pub struct Network {
     pub services: bool,
     /// Whether NetworkPolicies are enforced.
     pub policies: bool,
+    /// Whether pods may send from their own addresses only.
+    pub source_address_check: bool,
     /// How nodes reach each other's pods.
     pub backend: Backend,
     /// How pods are attached.
@@ -83,6 +85,7 @@ impl Default for Network {
         Network {
             services: true,
             policies: true,
+            source_address_check: true,
             backend: Backend::default(),
             mode: Mode::default(),
             vni: 1,
@@ -168,6 +171,7 @@ mod tests {
             ("confName: x.conf", "confName"),
             ("backend: gre", "gre"),
             ("vin: 3", "vin"),
+            ("sourceAddressCheck: maybe", "sourceAddressCheck"),
             ("nonMasqueradeCIDRs: [10.0.0.0]", "10.0.0.0"),
         ] {
             let error = format!("{:#}", Network::parse(text).unwrap_err());

@@ -47,7 +47,7 @@ enum Command {
     Policy(policy::Question),
     /// Write the CNI plugin onto a host, or remove it and its configuration
     Install(install::Options),
-    /// Remove what any mode of proxyd, or kube-proxy, left in the kernel (not yet IPVS's virtual servers and sets)
+    /// Remove what any mode of proxyd, or kube-proxy, left in the kernel
     Cleanup,
 }
 

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use netlink::Errno;
 use netlink::nflog::{Logged, NflogListener, PacketEnds};
+use netlink::{Errno, RouteSocket};
 use netpol::compile::{ChainKey, Compiler};
 use netpol::model::Direction;
 
 use super::policies::{PolicyEvent, ToPolicies};
-use crate::dataplane::policy::{LOG_GROUP, LOGGED_BYTES};
+use crate::dataplane::policy::{LOG_GROUP, LOGGED_BYTES, SOURCE_LOG_PREFIX};
 
 /// The log is for people: of more lines than this in a while it only tells how many there were.
 const LINES: usize = 20;
@@ -57,7 +57,7 @@ impl Denials {
         Denials { since: Instant::now(), lines: 0, passed_over: 0 }
     }
 
-    /// Tells of a packet that a chain has denied.
+    /// Tells of a packet that a chain has denied, or that was not from an address of the pod.
     pub(super) fn tell(&mut self, packet: &Logged, chain: Option<&ChainKey>, compiler: &Compiler) {
         let now = Instant::now();
         if now.duration_since(self.since) >= WHILE {
@@ -66,14 +66,20 @@ impl Denials {
             }
             *self = Denials::new();
         }
-        // A chain that is no more, or a packet that is none of IP.
-        let (Some(key), Some(ends)) = (chain, &packet.ends) else { return };
         if self.lines == LINES {
             self.passed_over += 1;
             return;
         }
+        let line = match (chain, &packet.ends) {
+            (Some(key), Some(ends)) => sentence(key, ends, |address| name(compiler, address)),
+            (None, ends) if packet.prefix == SOURCE_LOG_PREFIX => {
+                forged(ends.as_ref(), &sender(packet, compiler))
+            }
+            // A chain that is no more, or a packet that is none of IP.
+            _ => return,
+        };
         self.lines += 1;
-        tracing::info!("{}", sentence(key, ends, |address| name(compiler, address)));
+        tracing::info!("{line}");
     }
 }
 
@@ -81,31 +87,63 @@ fn name(compiler: &Compiler, address: IpAddr) -> Option<String> {
     compiler.pod_at(address).map(ToString::to_string)
 }
 
-/// `denied: TCP from pod default/client (10.244.1.5:40312) to pod default/web (10.244.1.6:8080): ingress, default/deny`
-fn sentence(key: &ChainKey, ends: &PacketEnds, name: impl Fn(IpAddr) -> Option<String>) -> String {
-    let verdict = if key.audit { "would be denied (audit)" } else { "denied" };
-    let protocol = match ends.protocol {
+/// `pod default/client (link vdabc)`
+fn sender(packet: &Logged, compiler: &Compiler) -> String {
+    let look_up = |index| RouteSocket::open()?.link_by_index(index);
+    let link = packet.link.and_then(|index| look_up(index).ok().flatten());
+    let Some(link) = link else { return "a pod that is gone".to_owned() };
+    let pod = compiler.pod_behind(&link.name).map(ToString::to_string);
+    format!("pod {} (link {})", pod.unwrap_or_else(|| "of unknown name".to_owned()), link.name)
+}
+
+/// `denied: UDP from 10.244.1.5:40312 to 10.244.1.6:8080: not from an address of pod default/client (link vdabc)`
+fn forged(ends: Option<&PacketEnds>, sender: &str) -> String {
+    let what = match ends {
+        Some(ends) => {
+            let [from, to] = places(ends);
+            format!("{} from {from} to {to}", protocol(ends.protocol))
+        }
+        None => "ARP, or another frame that is not IP".to_owned(),
+    };
+    format!("denied: {what}: not from an address of {sender}")
+}
+
+fn protocol(number: u8) -> String {
+    match number {
         1 => "ICMP".to_owned(),
         6 => "TCP".to_owned(),
         17 => "UDP".to_owned(),
         58 => "ICMPv6".to_owned(),
         132 => "SCTP".to_owned(),
         other => format!("protocol {other}"),
+    }
+}
+
+/// Both ends, sender first, with their ports.
+fn places(ends: &PacketEnds) -> [String; 2] {
+    let place = |address: IpAddr, port: Option<u16>| match (address, port) {
+        (address, None) => address.to_string(),
+        (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
+        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
     };
-    let end = |address: IpAddr, port: Option<u16>| {
-        let at = match (address, port) {
-            (address, None) => address.to_string(),
-            (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
-            (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
-        };
-        name(address).map_or_else(|| at.clone(), |pod| format!("pod {pod} ({at})"))
+    let (from, to) = ends.ports.unzip();
+    [place(ends.source, from), place(ends.destination, to)]
+}
+
+/// `denied: TCP from pod default/client (10.244.1.5:40312) to pod default/web (10.244.1.6:8080): ingress, default/deny`
+fn sentence(key: &ChainKey, ends: &PacketEnds, name: impl Fn(IpAddr) -> Option<String>) -> String {
+    let verdict = if key.audit { "would be denied (audit)" } else { "denied" };
+    let named = |address: IpAddr, at: String| match name(address) {
+        Some(pod) => format!("pod {pod} ({at})"),
+        None => at,
     };
-    let from = end(ends.source, ends.ports.map(|(from, _)| from));
-    let to = end(ends.destination, ends.ports.map(|(_, to)| to));
+    let [from, to] = places(ends);
+    let (from, to) = (named(ends.source, from), named(ends.destination, to));
     let direction = match key.direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
     };
+    let protocol = protocol(ends.protocol);
     format!("{verdict}: {protocol} from {from} to {to}: {direction}, {key}")
 }
 
@@ -132,5 +170,20 @@ mod tests {
         assert!(sentence(&key, &bare, name).starts_with(
             "would be denied (audit): protocol 47 from pod a/b (fd00::1) to 10.0.0.2: egress"
         ));
+    }
+
+    #[test]
+    fn a_line_about_a_forged_address_names_the_pod_by_its_link() {
+        let ends = PacketEnds {
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.0.0.2".parse().unwrap(),
+            protocol: 17,
+            ports: Some((4000, 80)),
+        };
+        assert_eq!(
+            forged(Some(&ends), "pod a/b (link vd1)"),
+            "denied: UDP from 10.0.0.1:4000 to 10.0.0.2:80: not from an address of pod a/b (link vd1)"
+        );
+        assert!(forged(None, "pod a/b (link vd1)").contains("ARP"));
     }
 }

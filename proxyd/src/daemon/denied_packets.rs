@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use netpol::model::Direction;
 
 use super::counters::{grown, header};
-use crate::dataplane::policy::{Denied, denied};
+use crate::dataplane::policy::{Denied, denied, denied_sources};
 use crate::server::ScrapeHook;
 
 #[derive(Default)]
@@ -18,6 +18,8 @@ struct Sums {
     seen: HashMap<(String, String), u64>,
     /// By direction, and by the policies that the pods have in common.
     sums: BTreeMap<(&'static str, String), u64>,
+    /// What the counters of source addresses showed last, by table, and their sum.
+    sources: ([u64; 2], u64),
 }
 
 impl Sums {
@@ -43,6 +45,12 @@ impl Sums {
         self.sums.retain(|key, _| there.contains(key));
     }
 
+    fn add_sources(&mut self, now: [u64; 2]) {
+        let (before, sum) = &mut self.sources;
+        *sum += before.iter().zip(now).map(|(before, now)| grown(*before, now)).sum::<u64>();
+        *before = now;
+    }
+
     fn write(&self, text: &mut String) {
         header(
             text,
@@ -56,6 +64,9 @@ impl Sums {
                 "viaduct_policy_denied_packets_total{{direction=\"{direction}\",policies=\"{policies}\"}} {sum}"
             );
         }
+        let help = "Packets of pods that were not from an address of the pod";
+        header(text, "source_address_denied_packets", help);
+        let _ = writeln!(text, "viaduct_source_address_denied_packets_total {}", self.sources.1);
     }
 }
 
@@ -68,6 +79,10 @@ pub(crate) fn scrape_hook() -> ScrapeHook {
         match denied() {
             Ok(all) => sums.add(all),
             Err(error) => tracing::warn!("{error}: the metrics lack denied packets"),
+        }
+        match denied_sources() {
+            Ok(packets) => sums.add_sources(packets),
+            Err(error) => tracing::warn!("{error}: the metrics lack source addresses"),
         }
         sums.write(text);
     })
@@ -92,10 +107,20 @@ mod tests {
         let mut text = String::new();
         sums.write(&mut text);
         let line = "viaduct_policy_denied_packets_total{direction=\"ingress\",policies=\"default/deny\"} 10\n";
-        assert!(text.ends_with(line), "{text}");
+        assert!(text.contains(line), "{text}");
         sums.add(Vec::new());
         let mut text = String::new();
         sums.write(&mut text);
         assert!(!text.contains("default/deny"), "{text}");
+    }
+
+    #[test]
+    fn of_two_tables_each_may_begin_anew() {
+        let mut sums = Sums::default();
+        [[3, 1], [4, 1], [2, 5]].into_iter().for_each(|now| sums.add_sources(now));
+        let mut text = String::new();
+        sums.write(&mut text);
+        // 3 + 1 + 2, and 1 + 4.
+        assert!(text.ends_with("viaduct_source_address_denied_packets_total 11\n"), "{text}");
     }
 }

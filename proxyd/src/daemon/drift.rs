@@ -13,7 +13,7 @@ const TABLE_DELETED: &str = "table deleted";
 pub(super) enum Watched {
     /// Tables `ip viaduct` and `ip6 viaduct`.
     Services,
-    /// Table `inet viaduct-policy`.
+    /// Tables `inet viaduct-policy` and `bridge viaduct-policy`.
     Policies,
 }
 
@@ -31,6 +31,11 @@ impl Watched {
                 if event.table == "viaduct-policy" && event.is_of(TableFamily::Inet) =>
             {
                 Some("")
+            }
+            Watched::Policies
+                if event.table == "viaduct-policy" && event.is_of(TableFamily::Bridge) =>
+            {
+                Some(" (bridges)")
             }
             _ => None,
         }

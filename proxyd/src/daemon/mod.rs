@@ -107,7 +107,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Opens the source that is configured, to read it once.
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
     let patience = Some(PATIENCE);
-    let wanted = Wanted { services: true, policies: true };
+    let wanted = Wanted { services: true, policies: true, namespaces: true };
     open(config, Options { patience, wanted, reporter: Reporter::nobody() })
 }
 
@@ -162,6 +162,7 @@ pub fn oneshot(config: &Config) -> Result<()> {
 
 /// Runs until a signal asks it to end. The rules stay.
 pub fn run(config: &Config) -> Result<()> {
+    netlink::keep_large_blocks_apart();
     let network = config.network_config.as_deref().map(Network::read).transpose()?;
     let services = network.as_ref().is_none_or(|network| network.services);
     let shared = Shared { reporter: start_reporter(config)?, ..Shared::new(config) };
@@ -170,7 +171,11 @@ pub fn run(config: &Config) -> Result<()> {
     }
     node::prepare(config);
     let reporter = shared.reporter.clone();
-    let wanted = Wanted { services, policies: network.as_ref().is_some_and(|n| n.policies) };
+    let wanted = Wanted {
+        services,
+        policies: network.as_ref().is_some_and(|network| network.policies),
+        namespaces: network.as_ref().is_some_and(|network| network.source_address_check),
+    };
     let source = open(config, Options { patience: None, wanted, reporter })?;
     let (events, queue) = channel();
     let mut engine = Engine::new(config.clone(), shared.clone())?;
@@ -220,7 +225,7 @@ fn start_policies(
     network: &Network,
     shared: &Shared,
 ) -> Result<Option<ToPolicies>> {
-    if !network.policies {
+    if !network.policies && !network.source_address_check {
         // They may have been in force before.
         dataplane::policy::remove()?;
         return Ok(None);
@@ -230,7 +235,10 @@ fn start_policies(
     // Another proxy's mode is not known.
     // What IPVS still forwards after a change of the mode, or for another proxy, is judged too.
     let ipvs = config.mode == Mode::Ipvs || !network.services || dataplane::ipvs::has_device()?;
-    policies::start(&node::name(config), &folder, ipvs, status, health).map(Some)
+    let settings =
+        dataplane::policy::Settings { ipvs, check_sources: network.source_address_check };
+    let node = node::name(config);
+    policies::start(&node, &folder, network.policies, settings, status, health).map(Some)
 }
 
 fn start_agent(

@@ -1,6 +1,6 @@
 //! The policy thread: takes in what policies are about, compiles it, commits it, and lets pods start.
 //!
-//! It owns table `inet viaduct-policy`. Services do not wait for it, nor it for them.
+//! It owns tables `inet viaduct-policy` and `bridge viaduct-policy`. Services do not wait for it, nor it for them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use netlink::Errno;
 use netlink::nflog::Logged;
 use netpol::compile::{Attachment, Change, Compiler};
 
@@ -15,7 +16,7 @@ use super::attachments::Attachments;
 use super::denials::{self, Denials};
 use super::drift::{self, Told, Watched};
 use super::status::Status;
-use crate::dataplane::policy::Policies;
+use crate::dataplane::policy::{Policies, Settings};
 use crate::server::Health;
 
 /// How long ADD may wait for the pod to be known; the plugin waits longer than this.
@@ -37,7 +38,7 @@ pub enum PolicyEvent {
     Detach(Arc<str>),
     /// Somebody else changed the table, in these ways; or nobody will tell any more.
     Drift(Told),
-    /// A packet was denied, and logged.
+    /// A packet was dropped, and logged.
     Denied(Logged),
     /// Somebody asks for what is known.
     World(Sender<netpol::World>),
@@ -57,6 +58,8 @@ struct Waiting {
 
 struct Engine {
     compiler: Compiler,
+    /// Whether policies are enforced, and not source addresses alone.
+    judges: bool,
     policies: Policies,
     attachments: Attachments,
     status: Arc<Status>,
@@ -74,20 +77,23 @@ struct Engine {
     told_too_large: HashSet<String>,
 }
 
-/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder.
+/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder. Unless it
+/// `judges`, it only checks source addresses.
 pub fn start(
     node: &Arc<str>,
     folder: &std::path::Path,
-    ipvs: bool,
+    judges: bool,
+    settings: Settings,
     status: Arc<Status>,
     health: Health,
 ) -> Result<ToPolicies> {
-    let policies = Policies::open(ipvs)?;
+    let policies = Policies::open(settings)?;
     let (sender, queue) = channel();
     let port = policies.port()?;
     health.set_part("policies", Err("not known yet".to_owned()));
     let mut engine = Engine {
         compiler: Compiler::new(Arc::clone(node)),
+        judges,
         policies,
         attachments: Attachments::open(folder)?,
         status,
@@ -133,6 +139,10 @@ impl Engine {
             for event in first.into_iter().chain(queue.try_iter()) {
                 match event {
                     PolicyEvent::Changes(changes) => {
+                        let counts = |change: &Change| {
+                            self.judges || matches!(change, Change::Namespace(..))
+                        };
+                        let changes: Vec<Change> = changes.into_iter().filter(counts).collect();
                         changes.into_iter().for_each(|change| self.compiler.apply(change));
                     }
                     PolicyEvent::Complete => self.complete = true,
@@ -180,15 +190,25 @@ impl Engine {
     }
 
     fn attach(&mut self, id: Arc<str>, attachment: Attachment, answer: Sender<Result<(), String>>) {
+        // Those that lose an address lose it on disk first: after a restart nobody could tell who is younger.
+        for other in self.compiler.attach(Arc::clone(&id), attachment.clone()) {
+            self.keep(&other);
+        }
         if let Err(error) = self.attachments.write(&id, &attachment) {
             // After a restart nobody would know of it before the API server does.
+            self.compiler.detach(&id);
             let _ = answer.send(Err(format!("{error:#}")));
             return;
         }
-        for replaced in self.compiler.attach(Arc::clone(&id), attachment) {
-            self.attachments.remove(&replaced);
-        }
         self.waiting.push(Waiting { id, until: Instant::now() + PATIENCE, answer });
+    }
+
+    /// Keeps what is left of an attachment.
+    fn keep(&self, id: &str) {
+        let Some(left) = self.compiler.attachment(id) else { return self.attachments.remove(id) };
+        if let Err(error) = self.attachments.write(id, left) {
+            tracing::warn!("attachment {id}: {error:#}: it has its old addresses after a restart");
+        }
     }
 
     fn sync(&mut self) {
@@ -206,7 +226,7 @@ impl Engine {
                 self.failures = 0;
                 self.retry_at = None;
                 let took = started.elapsed().as_secs_f64() * 1e3;
-                let (chains, addresses) = self.policies.counts();
+                let (chains, addresses, links) = self.policies.counts();
                 let drift = std::mem::take(&mut self.drift);
                 if !drift.is_empty() {
                     tracing::warn!(
@@ -215,7 +235,7 @@ impl Engine {
                     );
                 } else if written.full {
                     tracing::info!(
-                        "policies of {addresses} addresses are in place, in {took:.1} ms"
+                        "policies of {addresses} addresses and source addresses of {links} links are in place, in {took:.1} ms"
                     );
                 } else {
                     tracing::debug!("policies: {} elements in {took:.1} ms", written.elements);
@@ -223,6 +243,7 @@ impl Engine {
                 self.health.set_part("policies", Ok(()));
                 self.status.set("policyChains", chains);
                 self.status.set("isolatedAddresses", addresses);
+                self.status.set("checkedLinks", links);
                 self.status.set("policies", "in place");
             }
             Err(error) => {
@@ -232,9 +253,14 @@ impl Engine {
                 let pause = FIRST_RETRY * 2u32.saturating_pow(self.failures).min(1000);
                 self.failures += 1;
                 self.retry_at = Some(started + pause.min(LONGEST_RETRY));
-                tracing::error!("policies: {error}; tried again");
-                self.status.set("policies", error.to_string());
-                self.health.set_part("policies", Err(error.to_string()));
+                let mut why = error.to_string();
+                if error.errno == Errno::OPNOTSUPP {
+                    why +=
+                        " (a kernel without nftables for bridges needs sourceAddressCheck: false)";
+                }
+                tracing::error!("policies: {why}; tried again");
+                self.status.set("policies", why.clone());
+                self.health.set_part("policies", Err(why));
             }
         }
         self.tell_too_large();

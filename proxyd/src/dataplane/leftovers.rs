@@ -25,7 +25,10 @@ const VIADUCT: [Table<'static>; 2] = [
     Table { family: TableFamily::Ip6, name: "viaduct" },
 ];
 /// Our own, of policies in every mode.
-const POLICY: Table<'static> = Table { family: TableFamily::Inet, name: "viaduct-policy" };
+const POLICY: [Table<'static>; 2] = [
+    Table { family: TableFamily::Inet, name: "viaduct-policy" },
+    Table { family: TableFamily::Bridge, name: "viaduct-policy" },
+];
 /// The device that IPVS modes bind Service addresses to.
 const IPVS_DEVICE: &str = "kube-ipvs0";
 /// kube-proxy's chains, of its iptables and IPVS modes. Others begin with `KUBE-` too: the kubelet's,
@@ -138,7 +141,7 @@ pub fn remove_all() -> Removal {
     let mut removal = remove_others(Mode::Nftables, Keep::Nothing, &[]);
     // Their rules are gone by now. Not done by `run`: to ask may load a kernel module, and sets alone do nothing.
     removal.note(delete_sets());
-    for table in VIADUCT.into_iter().chain([POLICY]) {
+    for table in VIADUCT.into_iter().chain(POLICY) {
         removal.note(delete_table(table));
     }
     removal
@@ -169,7 +172,12 @@ pub fn kube_proxys() -> Vec<String> {
 }
 
 fn name_of(family: TableFamily) -> &'static str {
-    if family == TableFamily::Ip6 { "ip6" } else { "ip" }
+    match family {
+        TableFamily::Inet => "inet",
+        TableFamily::Ip => "ip",
+        TableFamily::Ip6 => "ip6",
+        TableFamily::Bridge => "bridge",
+    }
 }
 
 fn delete_table(table: Table<'_>) -> Result<Option<String>> {

@@ -9,7 +9,7 @@ fn world(policies: &[(&str, Value)]) -> World {
     let mut world = World::default();
     for namespace in ["a", "b"] {
         let labels = Labels::from_iter([("ns", namespace)]);
-        world.namespaces.insert(namespace.into(), Namespace { labels, audit: false });
+        world.namespaces.insert(namespace.into(), Namespace { labels, ..Namespace::default() });
     }
     for (at, (namespace, name)) in [("a", "x"), ("a", "y"), ("b", "z")].into_iter().enumerate() {
         let port = |name: &str, number| ContainerPort {

@@ -13,6 +13,8 @@ use crate::cluster::Names;
 
 /// `audit`: what would be denied is only counted and logged. On a namespace or a NetworkPolicy.
 const MODE: &str = "viaduct.io/policy-mode";
+/// `off`: pods of the namespace may send from addresses that are not theirs. Tenants cannot change their namespace.
+const SOURCE_CHECK: &str = "viaduct.io/source-address-check";
 
 /// The kinds that are converted here, and their versions.
 pub(super) const KINDS: [(&str, &str); 4] = [
@@ -37,7 +39,9 @@ pub(super) fn convert(
     match kind {
         "Namespace" => {
             let audit = audits(metadata, faults);
-            let found = Namespace { labels: namespace_labels(metadata, &name, names), audit };
+            let any_source = sends_from_anywhere(metadata, faults);
+            let labels = namespace_labels(metadata, &name, names);
+            let found = Namespace { labels, audit, any_source };
             let change = Change::Namespace(Arc::clone(&name), Some(found));
             (format!("Namespace {name}"), judged(ObjectName::Namespace(name), change))
         }
@@ -96,6 +100,15 @@ fn audits(metadata: &api::Metadata, faults: &mut Faults) -> bool {
         _ => None,
     });
     mode.unwrap_or(false)
+}
+
+fn sends_from_anywhere(metadata: &api::Metadata, faults: &mut Faults) -> bool {
+    let off = faults.annotation(metadata, SOURCE_CHECK, "on or off", |text| match text {
+        "off" => Some(true),
+        "on" => Some(false),
+        _ => None,
+    });
+    off.unwrap_or(false)
 }
 
 /// A pod that has not ended: whoever has its address afterwards is another one.

@@ -40,7 +40,13 @@ impl World {
 
     /// The daemon, once policies are in place.
     pub(super) fn daemon(&self) -> Result<Proxyd<'_>> {
-        let settings = self.node.agent_settings("backend: none\nmode: routed\n");
+        self.daemon_with("")
+    }
+
+    /// The same with more lines in `network.yaml`.
+    pub(super) fn daemon_with(&self, settings: &str) -> Result<Proxyd<'_>> {
+        let settings = format!("backend: none\nmode: routed\n{settings}");
+        let settings = self.node.agent_settings(&settings);
         let daemon = Proxyd::spawn(&self.node, &["--network-config", &settings]);
         let started = Instant::now();
         while !self.is_ready(&daemon) {

@@ -64,13 +64,21 @@ struct Size {
     who: &'static str,
     local: usize,
     peers: usize,
+    /// Lines of `network.yaml`.
+    settings: &'static str,
 }
 
-const SIZES: [Size; 4] = [
-    Size { who: "no policies", local: 0, peers: 0 },
-    Size { who: "policies, 500 pods", local: 110, peers: 390 },
-    Size { who: "policies, 5,000 pods", local: 250, peers: 4750 },
-    Size { who: "policies, 100,000 peers", local: 250, peers: 100_000 },
+const fn size(who: &'static str, local: usize, peers: usize) -> Size {
+    Size { who, local, peers, settings: "" }
+}
+
+const SIZES: [Size; 5] = [
+    // Without any table.
+    Size { settings: "sourceAddressCheck: false\n", ..size("no policies", 0, 0) },
+    size("policies, 500 pods", 110, 390),
+    size("policies, 5,000 pods", 250, 4750),
+    size("policies, 100,000 peers", 250, 100_000),
+    size("source addresses alone", 0, 0),
 ];
 
 /// A world in which a client may reach a server, as the last of many.
@@ -141,7 +149,7 @@ pub(super) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     let mut pods = Vec::new();
     for (world, size) in worlds.iter().zip(&SIZES) {
         fill(world, size);
-        daemons.push(world.daemon()?);
+        daemons.push(world.daemon_with(size.settings)?);
         pods.push(attach(world)?);
         report.figure("elements in the kernel", size.who, &[world.elements() as f64], "");
     }

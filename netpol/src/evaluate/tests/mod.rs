@@ -25,7 +25,7 @@ fn world() -> World {
     for (i, namespace) in ["x", "y", "z"].into_iter().enumerate() {
         let labels =
             Labels::from_iter([("ns", namespace), ("kubernetes.io/metadata.name", namespace)]);
-        world.namespaces.insert(namespace.into(), Namespace { labels, audit: false });
+        world.namespaces.insert(namespace.into(), Namespace { labels, ..Namespace::default() });
         for (j, name) in ["a", "b", "c"].into_iter().enumerate() {
             let port = |name: &str, protocol, number| ContainerPort {
                 name: name.into(),

@@ -132,10 +132,7 @@ impl Installed {
         }
         let itself = Expression::Verdict(Verdict::Jump(SELF.to_owned()));
         transaction.add_rule(TABLE, &self.deny_name(), "", &[itself]);
-        let log =
-            Expression::Log { group: LOG_GROUP, prefix: self.name.clone(), snaplen: LOGGED_BYTES };
-        let limit = Expression::Limit { per_second: LOGGED_PER_SECOND, burst: 5 };
-        transaction.add_rule(TABLE, &self.deny_name(), "", &[limit, log]);
+        transaction.add_rule(TABLE, &self.deny_name(), "", &log(&self.name));
         let audit = matches!(self.chain.rest, Rest::Isolated { audit: true, .. });
         let verdict = if audit { back } else { Expression::Verdict(Verdict::Drop) };
         transaction.add_rule(TABLE, &self.deny_name(), &self.why, &[Expression::Counter, verdict]);
@@ -224,6 +221,14 @@ impl Installed {
             }
         }
     }
+}
+
+/// Hands a packet to whoever listens, a few a second.
+pub(super) fn log(prefix: &str) -> [Expression; 2] {
+    [
+        Expression::Limit { per_second: LOGGED_PER_SECOND, burst: 5 },
+        Expression::Log { group: LOG_GROUP, prefix: prefix.to_owned(), snaplen: LOGGED_BYTES },
+    ]
 }
 
 /// The chain of a rule that denies, and its direction.

@@ -45,7 +45,7 @@ const UNTRACKED: u32 = 1 << 6;
 /// `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
 const RTN_LOCAL: u32 = 2;
 const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 /// Router and neighbour solicitations and advertisements, redirects.
 const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, 134, 135, 136, 137];
 
@@ -96,11 +96,11 @@ fn any_of(bits: u32) -> [Expression; 3] {
     ]
 }
 
-fn protocol(number: u8) -> [Expression; 2] {
+pub(super) fn protocol(number: u8) -> [Expression; 2] {
     [Expression::LoadMeta(Meta::L4Proto, R0), Expression::Compare(Compare::Equal, R0, vec![number])]
 }
 
-fn family_is(family: Family) -> [Expression; 2] {
+pub(super) fn family_is(family: Family) -> [Expression; 2] {
     let number = match family {
         Family::V4 => 2,
         Family::V6 => 10,
@@ -108,12 +108,8 @@ fn family_is(family: Family) -> [Expression; 2] {
     [Expression::LoadMeta(Meta::NfProto, R0), Expression::Compare(Compare::Equal, R0, vec![number])]
 }
 
-/// The whole table without anything that depends on pods, in place of what was there.
+/// What judges, without anything that depends on pods, into an empty table.
 pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool) {
-    // Adding before deleting: a table that is not there cannot be deleted.
-    transaction.add_table(TABLE);
-    transaction.delete_table(TABLE);
-    transaction.add_table(TABLE);
     transaction.add_set(TABLE, &Set::new(GENERATION, &[DataType::Mark]));
     for family in [Family::V4, Family::V6] {
         let address = address_type(family);

@@ -1,13 +1,15 @@
-//! Policies in nftables: table `inet viaduct-policy`.
+//! Policies in nftables: tables `inet viaduct-policy` and `bridge viaduct-policy`.
 //!
 //! - `layout`: the base chain; `chain`: the chain of pods whose policies say the same; `sets`: what it asks
+//! - `source_check`: whether packets are from the pod by whose link they come
 //!
 //! What was committed is in memory, so that a change costs what it changes. At the start, and after any
-//! error, the table is replaced by a whole new one in a single transaction.
+//! error, both tables are replaced by whole new ones in a single transaction.
 
 mod chain;
 mod layout;
 mod sets;
+mod source_check;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,12 +18,13 @@ use std::sync::Arc;
 use netlink::conntrack::Conntrack;
 use netlink::nftables::{Element, ElementChange, Key, NftSocket, RuleTag, Transaction, Verdict};
 use netlink::{Errno, Family, Result};
-use netpol::compile::{ChainKey, Compiler, Update, Verdicts};
+use netpol::compile::{ChainKey, Compiler, Sources, Update, Verdicts};
 use netpol::model::Direction;
 
 use chain::Installed;
 pub use chain::{LOG_GROUP, LOGGED_BYTES};
 use layout::{EGRESS, INGRESS, ISOLATED, SELF, TABLE, of};
+pub use source_check::LOG_PREFIX as SOURCE_LOG_PREFIX;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,18 +43,35 @@ pub struct Policies {
     generation: u16,
     /// What was committed last; `None`: not known.
     state: Option<State>,
-    /// Whether IPVS forwards what pods send to Services.
-    ipvs: bool,
+    settings: Settings,
     /// Chains that nobody needs any more, to be deleted after the commit that left them.
     litter: Vec<Installed>,
 }
 
+/// What is enforced, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Whether IPVS forwards what pods send to Services, ours or another proxy's: that is judged on its way out.
+    pub ipvs: bool,
+    /// Whether pods may send from their own addresses only.
+    pub check_sources: bool,
+}
+
+/// What there is any need for: without any there is no table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Shape {
+    /// Connections of some pod are judged.
+    judges: bool,
+    /// Source addresses of some pod are checked.
+    checks: bool,
+}
+
 #[derive(Default)]
 struct State {
-    /// Whether there is a table at all: a node without policies has none.
-    table: bool,
+    shape: Shape,
     chains: BTreeMap<ChainKey, Installed>,
     addresses: BTreeMap<IpAddr, Verdicts>,
+    sources: Sources,
     /// How many chains there were, for their names.
     serial: u64,
 }
@@ -79,11 +99,18 @@ pub fn denied() -> Result<Vec<Denied>> {
     Ok(rules.into_iter().filter_map(of_rule).collect())
 }
 
-/// Removes the table; tells whether there was one.
+/// Reads how many packets were dropped for their source address since each of the two tables was written, in the
+/// calling thread's network namespace.
+pub fn denied_sources() -> Result<[u64; 2]> {
+    source_check::denied(&mut NftSocket::open()?)
+}
+
+/// Removes both tables; tells whether there was one.
 pub fn remove() -> Result<bool> {
     let mut socket = NftSocket::open()?;
+    let checked = source_check::remove(&mut socket)?;
     if socket.table_comment(TABLE)?.is_none() {
-        return Ok(false);
+        return Ok(checked);
     }
     let mut transaction = Transaction::default();
     transaction.delete_table(TABLE);
@@ -92,17 +119,21 @@ pub fn remove() -> Result<bool> {
 }
 
 impl Policies {
-    /// Opens the connection in the calling thread's network namespace. Where IPVS forwards what pods send to
-    /// Services, ours or another proxy's, that is judged on its way out.
-    pub fn open(ipvs: bool) -> Result<Policies> {
+    /// Opens the connection in the calling thread's network namespace.
+    pub fn open(settings: Settings) -> Result<Policies> {
         let mut socket = NftSocket::open()?;
+        if !settings.check_sources {
+            // They may have been checked before. From here on nothing is asked of the bridge family, which not
+            // every kernel has.
+            source_check::remove(&mut socket)?;
+        }
         let before = socket.elements(TABLE, layout::GENERATION)?.unwrap_or_default();
         let generation = match before.iter().find_map(layout::generation_of) {
             Some(generation) => generation,
             // Connections may carry a mark of a table that is no more: it should not be this one.
             None => std::process::id() as u16,
         };
-        Ok(Policies { socket, generation, state: None, ipvs, litter: Vec::new() })
+        Ok(Policies { socket, generation, state: None, settings, litter: Vec::new() })
     }
 
     /// The number by which our own changes are known among the kernel's notifications.
@@ -115,9 +146,11 @@ impl Policies {
         self.state = None;
     }
 
-    /// How many chains and local addresses there are.
-    pub fn counts(&self) -> (usize, usize) {
-        self.state.as_ref().map_or((0, 0), |state| (state.chains.len(), state.addresses.len()))
+    /// How many chains, local addresses that are judged, and links that are checked there are.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let count =
+            |state: &State| (state.chains.len(), state.addresses.len(), state.sources.len());
+        self.state.as_ref().map_or((0, 0, 0), count)
     }
 
     /// Whose chain this is: denied packets are logged with its name.
@@ -128,18 +161,24 @@ impl Policies {
 
     /// Writes what changed.
     pub fn sync(&mut self, compiler: &Compiler, update: &Update) -> Result<Written> {
-        let needed = !compiler.addresses().is_empty();
-        let known = self.state.take().filter(|state| state.table && needed);
+        let shape = self.shape(compiler);
+        let known = self.state.take().filter(|state| state.shape == shape);
         let outcome = match known {
             Some(state) => self.change(state, compiler, update),
-            None if needed => self.write_all(compiler),
-            None => self.remove(),
+            None => self.write_all(compiler, shape),
         };
         if outcome.is_err() {
             self.state = None;
         }
         self.sweep();
         outcome
+    }
+
+    fn shape(&self, compiler: &Compiler) -> Shape {
+        Shape {
+            judges: !compiler.addresses().is_empty(),
+            checks: self.settings.check_sources && !compiler.sources().is_empty(),
+        }
     }
 
     fn next_generation(&self) -> Result<u16> {
@@ -155,36 +194,38 @@ impl Policies {
         Ok(1)
     }
 
-    fn remove(&mut self) -> Result<Written> {
+    /// Writes everything in place of what was there.
+    fn write_all(&mut self, compiler: &Compiler, shape: Shape) -> Result<Written> {
         let mut transaction = Transaction::default();
-        transaction.add_table(TABLE);
-        transaction.delete_table(TABLE);
-        self.socket.commit(transaction)?;
-        self.litter.clear();
-        self.state = Some(State::default());
-        Ok(Written::default())
-    }
-
-    fn write_all(&mut self, compiler: &Compiler) -> Result<Written> {
-        let generation = self.next_generation()?;
-        let mut transaction = Transaction::default();
-        layout::write(&mut transaction, generation, self.ipvs);
-        let mut state = State { table: true, ..State::default() };
-        let mut elements = 0;
-        for (key, chain) in compiler.chains() {
-            let installed = Installed::new(key, Arc::clone(chain), state.next_serial());
-            elements += installed.write(&mut transaction);
-            state.chains.insert(key.clone(), installed);
+        self.clear(&mut transaction);
+        let mut state = State { shape, ..State::default() };
+        let (mut elements, mut generation) = (0, self.generation);
+        if shape != Shape::default() {
+            transaction.add_table(TABLE);
         }
-        for (address, verdicts) in compiler.addresses() {
-            elements += write_address(&mut transaction, &state.chains, *address, verdicts);
+        if shape.checks {
+            state.sources.clone_from(compiler.sources());
+            elements += source_check::write(&mut transaction, &state.sources);
         }
-        state.addresses.clone_from(compiler.addresses());
+        if shape.judges {
+            generation = self.next_generation()?;
+            layout::write(&mut transaction, generation, self.settings.ipvs);
+            elements += state.write_chains(&mut transaction, compiler);
+        }
         self.socket.commit(transaction)?;
         self.litter.clear();
         self.generation = generation;
         self.state = Some(state);
-        Ok(Written { elements, full: true, judged_anew: true })
+        Ok(Written { elements, full: elements > 0, judged_anew: shape.judges })
+    }
+
+    fn clear(&self, transaction: &mut Transaction) {
+        let bridge = self.settings.check_sources.then_some(source_check::BRIDGE);
+        for table in [TABLE].into_iter().chain(bridge) {
+            // Adding before deleting: a table that is not there cannot be deleted.
+            transaction.add_table(table);
+            transaction.delete_table(table);
+        }
     }
 
     fn change(
@@ -232,6 +273,13 @@ impl Policies {
         for key in &update.gone {
             litter.extend(state.chains.remove(key));
         }
+        if state.shape.checks && !update.links.is_empty() {
+            for link in &update.links {
+                let (before, now) = (&state.sources, compiler.sources());
+                elements += source_check::change(&mut transaction, link, before, now);
+            }
+            state.sources.clone_from(compiler.sources());
+        }
         let generation = if restricts { self.next_generation()? } else { self.generation };
         if restricts {
             layout::change_generation(&mut transaction, self.generation, generation);
@@ -267,6 +315,21 @@ impl Policies {
 }
 
 impl State {
+    /// Writes all chains and the addresses that lead to them; tells how many elements that takes.
+    fn write_chains(&mut self, transaction: &mut Transaction, compiler: &Compiler) -> usize {
+        let mut elements = 0;
+        for (key, chain) in compiler.chains() {
+            let installed = Installed::new(key, Arc::clone(chain), self.next_serial());
+            elements += installed.write(transaction);
+            self.chains.insert(key.clone(), installed);
+        }
+        for (address, verdicts) in compiler.addresses() {
+            elements += write_address(transaction, &self.chains, *address, verdicts);
+        }
+        self.addresses.clone_from(compiler.addresses());
+        elements
+    }
+
     fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial

@@ -40,6 +40,8 @@ pub struct Wanted {
     pub services: bool,
     /// Policies and what they are about.
     pub policies: bool,
+    /// Namespaces, even without policies: they tell whose source addresses are checked.
+    pub namespaces: bool,
 }
 
 /// What is wanted of an API server.
@@ -112,6 +114,8 @@ impl Kubernetes {
         }
         if options.wanted.policies {
             kinds.extend(POLICY_KINDS);
+        } else if options.wanted.namespaces {
+            kinds.push("Namespace");
         }
         Kubernetes {
             runtime,
@@ -134,7 +138,8 @@ impl Kubernetes {
     }
 
     fn are_policies_complete(&self) -> bool {
-        self.options.wanted.policies && self.known.values().all(|known| known.complete)
+        let Wanted { policies, namespaces, .. } = self.options.wanted;
+        (policies || namespaces) && self.known.values().all(|known| known.complete)
     }
 
     /// Takes one event in.

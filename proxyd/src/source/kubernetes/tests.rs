@@ -29,7 +29,7 @@ fn source(events: Vec<What>) -> Kubernetes {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false },
+        wanted: Wanted { services: true, policies: false, namespaces: false },
         reporter: Reporter::nobody(),
     };
     Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options)
@@ -100,12 +100,28 @@ fn a_kind_that_may_be_missing_is_not_waited_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false },
+        wanted: Wanted { services: true, policies: false, namespaces: false },
         reporter: Reporter::nobody(),
     };
     let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
     assert!(source.read().is_ok());
     assert!(source.known["ServiceCIDR"].failed.is_some(), "the error is not over");
+}
+
+#[test]
+fn without_policies_namespaces_alone_are_waited_for() {
+    let list = |kind| [What::ListBegins, What::ListEnds].map(|what| Seen { kind, what });
+    let all: Vec<Seen> = KINDS.into_iter().flat_map(list).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Options {
+        patience: None,
+        wanted: Wanted { services: true, policies: false, namespaces: true },
+        reporter: Reporter::nobody(),
+    };
+    let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
+    assert!(!source.read().unwrap().policies_complete);
+    list("Namespace").into_iter().for_each(|seen| source.take(seen, &mut Vec::new()));
+    assert!(source.update(Vec::new()).policies_complete);
 }
 
 #[test]

@@ -109,9 +109,11 @@ fn kinds(client: &Client, wanted: Wanted, lists: &InitialListStrategy) -> Watche
         kinds.push(of_kind::<EndpointSlices>(client, lists));
         kinds.push(of_kind::<ServiceCidrs>(client, lists));
     }
+    if wanted.policies || wanted.namespaces {
+        kinds.push(of_kind::<Namespaces>(client, lists));
+    }
     if wanted.policies {
         kinds.push(of_kind::<Pods>(client, lists));
-        kinds.push(of_kind::<Namespaces>(client, lists));
         kinds.push(of_kind::<NetworkPolicies>(client, lists));
         kinds.push(of_kind::<ClusterNetworkPolicies>(client, lists));
     }
