@@ -146,8 +146,11 @@ pub(crate) fn namespace() -> impl Strategy<Value = Namespace> {
 }
 
 pub(crate) fn node() -> impl Strategy<Value = Node> {
-    (labels(), prop::collection::vec(address(), 0..2))
-        .prop_map(|(labels, addresses)| Node { labels, addresses })
+    (labels(), prop::collection::vec(address(), 0..2)).prop_map(|(labels, addresses)| Node {
+        labels,
+        addresses,
+        ..Node::default()
+    })
 }
 
 /// A world in which most pods have addresses of their own.
@@ -175,6 +178,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             (name, pod)
         };
         let pods = (0..).zip(pods).map(own).collect();
-        World { namespaces, pods, nodes, policies, cluster_policies }
+        let deny_unknown_pods = false;
+        World { namespaces, pods, nodes, policies, cluster_policies, deny_unknown_pods }
     })
 }

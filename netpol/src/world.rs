@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::cidr::Cidr;
 use crate::labels::Labels;
 use crate::model::{ClusterPolicy, Policy, PolicyName, Protocol};
 
@@ -91,11 +92,15 @@ pub struct Node {
     pub labels: Labels,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Where its pods' addresses are.
+    pub pod_networks: Vec<Cidr>,
 }
 
 /// Everything that verdicts depend on.
 #[derive(Clone, Debug, Default)]
 pub struct World {
+    /// Whether an address of a node's pods is denied everything while no pod is known to have it.
+    pub deny_unknown_pods: bool,
     /// Namespaces.
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Pods that have not ended.

@@ -38,7 +38,7 @@ fn only_those_who_are_allowed(settings: &str) {
     world.remove("policy-web");
     eventually("everybody is let in", SOON, || stranger.tcp((web.v4(), WEB)).is_ok());
     let rules = world.n1.namespace().ruleset();
-    assert!(!rules.contains("chain forward"), "without policies nothing is judged: {rules}");
+    assert!(!rules.contains("chain to-1"), "without policies no pod has a chain: {rules}");
 }
 
 #[test]

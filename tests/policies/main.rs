@@ -6,4 +6,5 @@ mod forgery;
 mod live;
 mod random;
 mod source_address;
+mod unknown_pods;
 mod world;

@@ -87,7 +87,8 @@ fn a_pod_that_takes_anothers_address_is_not_heard_as_that_pod() {
 fn without_the_check_it_is_heard_and_without_policies_there_is_no_table() {
     for settings in MODES {
         let world = World::new();
-        let _daemons = world.daemons(&format!("{settings}sourceAddressCheck: false\n"));
+        let _daemons = world
+            .daemons(&format!("{settings}sourceAddressCheck: false\ndenyUnknownPods: false\n"));
         let near = world.pod(&world.n1, "near", &json!({"app": "web"}));
         let friend = world.pod(&world.n1, "friend", &json!({"role": "friend"}));
         let thief = world.pod(&world.n1, "thief", &json!({}));
@@ -202,7 +203,9 @@ fn a_pod_with_a_reused_address_is_heard_and_the_earlier_one_is_not() {
 fn the_check_outlives_the_daemon_and_comes_back() {
     for settings in MODES {
         let world = World::new();
-        let [mut daemon, _other] = world.daemons(settings);
+        // Else there is always something to judge.
+        let settings = format!("{settings}denyUnknownPods: false\n");
+        let [mut daemon, _other] = world.daemons(&settings);
         let [web, friend, thief] =
             ["web", "friend", "thief"].map(|name| world.pod(&world.n1, name, &json!({})));
         let server = web.serve_udp(WEB);
@@ -272,7 +275,7 @@ fn a_namespace_can_be_spared_and_policies_be_off() {
 #[test]
 fn pods_that_others_attached_are_left_alone_and_cleanup_removes_the_check() {
     let world = World::new();
-    let [mut daemon, _other] = world.daemons("backend: host-gw\n");
+    let [mut daemon, _other] = world.daemons("backend: host-gw\ndenyUnknownPods: false\n");
     let [web, friend] = ["web", "friend"].map(|name| world.pod(&world.n1, name, &json!({})));
     let server = web.serve_udp(WEB);
     let network = world.network(&world.n1).without("daemonSocket");

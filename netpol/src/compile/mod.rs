@@ -20,6 +20,7 @@ pub use dirty::Touched;
 pub use matches::{Matches, OfAddress, Ports, Range, TooLarge, about};
 pub use sources::Sources;
 
+use crate::cidr::Cidr;
 use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
 use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
 use claims::Claims;
@@ -63,6 +64,8 @@ pub struct Update {
     pub gone: BTreeSet<ChainKey>,
     /// Addresses whose chains are others now.
     pub addresses: BTreeSet<IpAddr>,
+    /// Whether other networks are denied than before.
+    pub networks: bool,
     /// Links whose pods may send from other addresses now.
     pub links: BTreeSet<Arc<str>>,
 }
@@ -92,6 +95,7 @@ pub struct Compiler {
     selectors: Selectors,
     chains: BTreeMap<ChainKey, Arc<Chain>>,
     addresses: BTreeMap<IpAddr, Verdicts>,
+    denied_networks: Vec<Cidr>,
     sources: Sources,
     dirty_chains: Dirty,
     /// Whether the chains of local addresses must be looked at.
@@ -115,6 +119,7 @@ impl Compiler {
             selectors: Selectors::default(),
             chains: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            denied_networks: Vec::new(),
             sources: Sources::new(),
             dirty_chains: Dirty::default(),
             dirty_addresses: false,
@@ -123,12 +128,25 @@ impl Compiler {
         }
     }
 
+    /// Denies everything to addresses of this node's pods that no pod is known to have.
+    pub fn deny_unknown_pods(&mut self) {
+        self.world.deny_unknown_pods = true;
+        self.dirty_addresses = true;
+    }
+
+    /// Networks of which every address is denied everything that is not among
+    /// [`addresses`](Compiler::addresses).
+    pub fn denied_networks(&self) -> &[Cidr] {
+        &self.denied_networks
+    }
+
     /// What is known.
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// Chains of local addresses, as of the last [`update`](Compiler::update).
+    /// Chains of local addresses, and, where those that are not known are denied, known addresses without any; as
+    /// of the last [`update`](Compiler::update).
     pub fn addresses(&self) -> &BTreeMap<IpAddr, Verdicts> {
         &self.addresses
     }
@@ -178,6 +196,7 @@ impl Compiler {
                     let asking = self.chains.keys().filter(|key| self.asks_nodes(key));
                     let asking: Vec<ChainKey> = asking.cloned().collect();
                     self.dirty_chains.whole(asking);
+                    self.dirty_addresses = true;
                 }
             }
             Change::Policy(name, policy) => {
@@ -429,6 +448,12 @@ impl Compiler {
     }
 
     fn update_addresses(&mut self, update: &mut Update) {
+        let node = self.world.nodes.get(&self.node).filter(|_| self.world.deny_unknown_pods);
+        let networks = node.map_or(&[][..], |node| &node.pod_networks);
+        if *networks != *self.denied_networks {
+            self.denied_networks = networks.to_vec();
+            update.networks = true;
+        }
         let addresses = self.judged_addresses();
         let before = std::mem::replace(&mut self.addresses, addresses);
         for (address, verdicts) in &self.addresses {
@@ -485,6 +510,7 @@ impl Compiler {
     /// All local addresses for which anything is judged.
     fn judged_addresses(&self) -> BTreeMap<IpAddr, Verdicts> {
         let blocked = || Direction::ALL.map(|direction| Some(ChainKey::blocked(direction)));
+        let denies_others = !self.denied_networks.is_empty();
         let mut all: BTreeMap<IpAddr, Verdicts> = BTreeMap::new();
         // Attached, and nobody knows yet what may be done.
         let mut attached: BTreeMap<IpAddr, &PodName> = BTreeMap::new();
@@ -494,6 +520,8 @@ impl Compiler {
                 attached.insert(*address, &attachment.pod);
                 if unknown && self.may_be_judged(&attachment.pod.namespace) {
                     all.insert(*address, blocked());
+                } else if unknown && denies_others {
+                    all.entry(*address).or_default();
                 }
             }
         }
@@ -511,7 +539,7 @@ impl Compiler {
                 let contested = !attached.contains_key(&address) && claimants > 1;
                 if contested {
                     all.insert(address, blocked());
-                } else if verdicts != [None, None] {
+                } else if verdicts != [None, None] || denies_others {
                     all.entry(address).or_insert_with(|| verdicts.clone());
                 }
             }

@@ -110,3 +110,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn where_others_are_denied_every_known_address_is_told() {
+    let mut compiler = Compiler::new(NODE);
+    compiler.deny_unknown_pods();
+    let pod = |node: &str, address: &str| {
+        let addresses = [address.parse().unwrap()].into();
+        Some(Pod { node: node.into(), addresses, ..Pod::default() })
+    };
+    let name = |name: &str| PodName { namespace: "x".into(), name: name.into() };
+    compiler.apply(Change::Pod(name("a"), pod(NODE, "10.0.0.1")));
+    compiler.apply(Change::Pod(name("b"), pod("elsewhere", "10.0.1.1")));
+    compiler.update();
+    assert!(compiler.addresses().is_empty(), "the node has no pods yet");
+    let network = crate::Cidr::new("10.0.0.0".parse().unwrap(), 24).unwrap();
+    let node = Node { pod_networks: vec![network], ..Node::default() };
+    compiler.apply(Change::Node(NODE.into(), Some(node)));
+    assert!(compiler.update().networks);
+    assert_eq!(compiler.denied_networks(), [network]);
+    let attached = Attachment {
+        pod: name("c"),
+        uid: "1".into(),
+        addresses: vec!["10.0.0.3".parse().unwrap()],
+        interface: "".into(),
+    };
+    compiler.attach("1".into(), attached);
+    assert!(!compiler.update().networks);
+    let known: Vec<String> = compiler.addresses().keys().map(ToString::to_string).collect();
+    assert_eq!(known, ["10.0.0.1", "10.0.0.3"]);
+    assert!(compiler.addresses().values().all(|verdicts| *verdicts == [None, None]));
+    compiler.apply(Change::Pod(name("a"), None));
+    assert_eq!(compiler.update().addresses, BTreeSet::from(["10.0.0.1".parse().unwrap()]));
+}

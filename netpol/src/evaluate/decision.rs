@@ -78,6 +78,8 @@ pub struct Decision {
 pub enum Reason {
     /// No policy is about nodes and addresses beyond the cluster.
     NotAPod,
+    /// The address is one of a node's pods, and no pod is known to have it.
+    UnknownPod,
     /// A pod may always talk to itself.
     Itself,
     /// A pod and the node where it runs may always talk.
@@ -130,7 +132,7 @@ impl Decision {
     pub fn verdict(&self) -> Verdict {
         match &self.reason {
             Reason::Contested(_) | Reason::UnknownNamespace(_) => Verdict::Unspecified,
-            Reason::Isolated(_) => Verdict::Denied,
+            Reason::Isolated(_) | Reason::UnknownPod => Verdict::Denied,
             Reason::Cluster(rule) if !rule.understood => Verdict::Denied,
             Reason::Cluster(rule) if rule.action == Action::Deny => Verdict::Denied,
             _ => Verdict::Allowed,
@@ -141,7 +143,11 @@ impl Decision {
     pub fn asked(&self) -> bool {
         !matches!(
             self.reason,
-            Reason::NotAPod | Reason::Itself | Reason::ResidentNode(_) | Reason::Contested(_)
+            Reason::NotAPod
+                | Reason::UnknownPod
+                | Reason::Itself
+                | Reason::ResidentNode(_)
+                | Reason::Contested(_)
         )
     }
 
@@ -189,6 +195,9 @@ impl fmt::Display for Sentence<'_> {
         write!(f, "{way} ")?;
         match &decision.reason {
             Reason::NotAPod => write!(f, "is not asked, as no policy is about {subject}")?,
+            Reason::UnknownPod => {
+                write!(f, "is denied, as {subject} is an address of pods, and no pod has it")?;
+            }
             Reason::Itself => write!(f, "is allowed, as {subject} talks to itself")?,
             Reason::ResidentNode(node) => {
                 write!(f, "is allowed, as node {node} and its own pods may always talk")?;

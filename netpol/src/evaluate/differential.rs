@@ -20,7 +20,7 @@ fn compiled(world: &World) -> BTreeMap<Arc<str>, Compiler> {
     let nodes: BTreeSet<&Arc<str>> = world.pods.values().map(|pod| &pod.node).collect();
     let compile = |node: &Arc<str>| {
         let mut compiler = Compiler::new(Arc::clone(node));
-        let World { namespaces, pods, nodes, policies, cluster_policies } = world.clone();
+        let World { namespaces, pods, nodes, policies, cluster_policies, .. } = world.clone();
         let changes = namespaces.into_iter().map(|(n, v)| Change::Namespace(n, Some(v)));
         let changes = changes.chain(pods.into_iter().map(|(n, v)| Change::Pod(n, Some(v))));
         let changes = changes.chain(nodes.into_iter().map(|(n, v)| Change::Node(n, Some(v))));

@@ -114,6 +114,13 @@ pub(super) fn claimants(world: &World, address: IpAddr) -> Vec<(&PodName, &Pod)>
     world.pods.iter().filter(|(_, pod)| has(pod)).collect()
 }
 
+/// Whether this would be the address of a pod, but no pod is known to have it, and that is not allowed.
+pub(super) fn is_unknown_pod(world: &World, end: &End) -> bool {
+    let End::Address(address) = end else { return false };
+    let mut networks = world.nodes.values().flat_map(|node| &node.pod_networks);
+    world.deny_unknown_pods && networks.any(|network| network.contains(*address))
+}
+
 fn located(world: &World, end: &End, family: Family) -> Result<(End, IpAddr), String> {
     let of_family = |addresses: &[IpAddr]| {
         let found = addresses.iter().find(|address| Family::of(**address) == family);

@@ -34,6 +34,7 @@ fn decide(world: &World, flow: &Flow, direction: Direction) -> Decision {
     };
     let claimants = flow::claimants(world, address);
     let reason = match known {
+        None if flow::is_unknown_pod(world, subject) => Reason::UnknownPod,
         None => Reason::NotAPod,
         Some(_) if flow.from == flow.to || flow.from_address == flow.to_address => Reason::Itself,
         Some((_, pod)) if *peer == End::Node(pod.node.clone()) => {

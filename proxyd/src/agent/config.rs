@@ -39,6 +39,26 @@ impl Mode {
     }
 }
 
+/// What ADD does if this daemon does not answer in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDaemonTimeout {
+    /// It fails; the runtime tries again.
+    #[default]
+    Deny,
+    /// It goes on: the pod starts, perhaps before policies hold for it.
+    Allow,
+}
+
+impl OnDaemonTimeout {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            OnDaemonTimeout::Deny => "deny",
+            OnDaemonTimeout::Allow => "allow",
+        }
+    }
+}
+
 /// The settings, with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -49,6 +69,8 @@ pub struct Network {
     pub policies: bool,
     /// Whether pods may send from their own addresses only.
     pub source_address_check: bool,
+    /// Whether an address of this node's pods is denied everything while no pod is known to have it.
+    pub deny_unknown_pods: bool,
     /// How nodes reach each other's pods.
     pub backend: Backend,
     /// How pods are attached.
@@ -78,6 +100,8 @@ pub struct Network {
     pub conf_name: String,
     /// Where the plugin finds the daemon.
     pub daemon_socket: PathBuf,
+    /// What ADD does if the daemon does not answer in time.
+    pub on_daemon_timeout: OnDaemonTimeout,
 }
 
 impl Default for Network {
@@ -86,6 +110,7 @@ impl Default for Network {
             services: true,
             policies: true,
             source_address_check: true,
+            deny_unknown_pods: true,
             backend: Backend::default(),
             mode: Mode::default(),
             vni: 1,
@@ -100,6 +125,7 @@ impl Default for Network {
             conf_dir: "/etc/cni/net.d".into(),
             conf_name: "10-viaduct.conflist".to_owned(),
             daemon_socket: "/run/viaduct/cni.sock".into(),
+            on_daemon_timeout: OnDaemonTimeout::default(),
         }
     }
 }
@@ -172,6 +198,8 @@ mod tests {
             ("backend: gre", "gre"),
             ("vin: 3", "vin"),
             ("sourceAddressCheck: maybe", "sourceAddressCheck"),
+            ("denyUnknownPods: 1", "denyUnknownPods"),
+            ("onDaemonTimeout: wait", "onDaemonTimeout"),
             ("nonMasqueradeCIDRs: [10.0.0.0]", "10.0.0.0"),
         ] {
             let error = format!("{:#}", Network::parse(text).unwrap_err());

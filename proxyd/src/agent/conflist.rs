@@ -34,6 +34,7 @@ pub fn conflist(network: &Network, node_name: &str, own: &Node, clusters: &[Pref
         "ipam": {"type": "host-local", "ranges": ranges},
         "overlay": overlay,
         "daemonSocket": network.daemon_socket,
+        "onDaemonTimeout": network.on_daemon_timeout.name(),
         "capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "ipRanges": true},
     });
     let list = json!({"cniVersion": "1.1.0", "name": "viaduct", "plugins": [plugin]});
@@ -58,6 +59,7 @@ mod tests {
         assert_eq!(plugin["ipam"]["ranges"], ranges);
         assert_eq!(plugin["ipMasqExclude"], json!(["10.244.0.0/16"]));
         assert_eq!(plugin["overlay"]["vni"], 1);
+        assert_eq!(plugin["onDaemonTimeout"], "deny");
         assert!(plugin["overlay"].get("nodes").is_none(), "the daemon keeps the overlay");
     }
 }

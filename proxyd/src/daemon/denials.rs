@@ -9,7 +9,7 @@ use netpol::compile::{ChainKey, Compiler};
 use netpol::model::Direction;
 
 use super::policies::{PolicyEvent, ToPolicies};
-use crate::dataplane::policy::{LOG_GROUP, LOGGED_BYTES, SOURCE_LOG_PREFIX};
+use crate::dataplane::policy::{LOG_GROUP, LOGGED_BYTES, SOURCE_LOG_PREFIX, unknown_pod};
 
 /// The log is for people: of more lines than this in a while it only tells how many there were.
 const LINES: usize = 20;
@@ -71,7 +71,13 @@ impl Denials {
             return;
         }
         let line = match (chain, &packet.ends) {
-            (Some(key), Some(ends)) => sentence(key, ends, |address| name(compiler, address)),
+            (Some(key), Some(ends)) => {
+                let verdict = if key.audit { "would be denied (audit)" } else { "denied" };
+                sentence(verdict, (key.direction, key), ends, |address| name(compiler, address))
+            }
+            (None, Some(ends)) if let Some(why) = unknown_pod(&packet.prefix) => {
+                sentence("denied", why, ends, |address| name(compiler, address))
+            }
             (None, ends) if packet.prefix == SOURCE_LOG_PREFIX => {
                 forged(ends.as_ref(), &sender(packet, compiler))
             }
@@ -131,20 +137,20 @@ fn places(ends: &PacketEnds) -> [String; 2] {
 }
 
 /// `denied: TCP from pod default/client (10.244.1.5:40312) to pod default/web (10.244.1.6:8080): ingress, default/deny`
-fn sentence(key: &ChainKey, ends: &PacketEnds, name: impl Fn(IpAddr) -> Option<String>) -> String {
-    let verdict = if key.audit { "would be denied (audit)" } else { "denied" };
+fn sentence(
+    verdict: &str,
+    (direction, why): (Direction, impl std::fmt::Display),
+    ends: &PacketEnds,
+    name: impl Fn(IpAddr) -> Option<String>,
+) -> String {
     let named = |address: IpAddr, at: String| match name(address) {
         Some(pod) => format!("pod {pod} ({at})"),
         None => at,
     };
     let [from, to] = places(ends);
     let (from, to) = (named(ends.source, from), named(ends.destination, to));
-    let direction = match key.direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    };
     let protocol = protocol(ends.protocol);
-    format!("{verdict}: {protocol} from {from} to {to}: {direction}, {key}")
+    format!("{verdict}: {protocol} from {from} to {to}: {direction}, {why}")
 }
 
 #[cfg(test)]
@@ -153,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_line_names_pods_policy_and_direction() {
-        let mut key = ChainKey::blocked(Direction::Egress);
+        let key = ChainKey::blocked(Direction::Egress);
         let ends = PacketEnds {
             source: "fd00::1".parse().unwrap(),
             destination: "10.0.0.2".parse().unwrap(),
@@ -162,14 +168,14 @@ mod tests {
         };
         let name = |address: IpAddr| address.is_ipv6().then(|| "a/b".to_owned());
         assert_eq!(
-            sentence(&key, &ends, name),
+            sentence("denied", (key.direction, &key), &ends, name),
             "denied: TCP from pod a/b ([fd00::1]:40000) to 10.0.0.2:80: egress, it is not known what this pod may do"
         );
-        key.audit = true;
         let bare = PacketEnds { protocol: 47, ports: None, ..ends };
-        assert!(sentence(&key, &bare, name).starts_with(
-            "would be denied (audit): protocol 47 from pod a/b (fd00::1) to 10.0.0.2: egress"
-        ));
+        assert!(
+            sentence("denied", (key.direction, &key), &bare, name)
+                .starts_with("denied: protocol 47 from pod a/b (fd00::1) to 10.0.0.2: egress")
+        );
     }
 
     #[test]

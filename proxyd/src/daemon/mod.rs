@@ -35,7 +35,7 @@ use crate::server::{Health, HealthCheckPorts, Metrics, NodePortRelay, http, noti
 use crate::service::FrontendKey;
 use crate::source::{Access, Kubernetes, Manifests, Options, Source, Update, Wanted};
 use engine::Engine;
-use policies::{PolicyEvent, ToPolicies};
+use policies::{Judged, PolicyEvent, ToPolicies};
 use status::Status;
 
 /// What the dataplane thread is told.
@@ -237,8 +237,12 @@ fn start_policies(
     let ipvs = config.mode == Mode::Ipvs || !network.services || dataplane::ipvs::has_device()?;
     let settings =
         dataplane::policy::Settings { ipvs, check_sources: network.source_address_check };
-    let node = node::name(config);
-    policies::start(&node, &folder, network.policies, settings, status, health).map(Some)
+    let judged = match (network.policies, network.deny_unknown_pods) {
+        (false, _) => Judged::Nothing,
+        (true, false) => Judged::KnownPods,
+        (true, true) => Judged::AllPods,
+    };
+    policies::start(&node::name(config), &folder, judged, settings, status, health).map(Some)
 }
 
 fn start_agent(
@@ -289,6 +293,10 @@ fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Op
     }
 }
 
+fn pod_network(prefix: &netlink::Prefix) -> Option<netpol::Cidr> {
+    netpol::Cidr::new(prefix.address(), prefix.length())
+}
+
 /// Takes out what policies are about; nodes are everybody's business.
 pub fn take_judged(changes: &mut Vec<Change>) -> Vec<netpol::compile::Change> {
     let (mut judged, mut others) = (Vec::new(), Vec::new());
@@ -301,6 +309,7 @@ pub fn take_judged(changes: &mut Vec<Change>) -> Vec<netpol::compile::Change> {
             let node = node.as_ref().map(|node| netpol::Node {
                 labels: node.labels.clone(),
                 addresses: node.addresses.clone(),
+                pod_networks: node.pod_cidrs.iter().filter_map(pod_network).collect(),
             });
             judged.push(netpol::compile::Change::Node(Arc::clone(name), node));
         }

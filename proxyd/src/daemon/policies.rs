@@ -56,10 +56,20 @@ struct Waiting {
     answer: Sender<Result<(), String>>,
 }
 
+/// Whose connections are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// Nobody's: only source addresses are checked.
+    Nothing,
+    /// Those of pods that policies are about.
+    KnownPods,
+    /// Those too of addresses of pods that no pod is known to have: they are denied everything.
+    AllPods,
+}
+
 struct Engine {
     compiler: Compiler,
-    /// Whether policies are enforced, and not source addresses alone.
-    judges: bool,
+    judged: Judged,
     policies: Policies,
     attachments: Attachments,
     status: Arc<Status>,
@@ -77,12 +87,11 @@ struct Engine {
     told_too_large: HashSet<String>,
 }
 
-/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder. Unless it
-/// `judges`, it only checks source addresses.
+/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder.
 pub fn start(
     node: &Arc<str>,
     folder: &std::path::Path,
-    judges: bool,
+    judged: Judged,
     settings: Settings,
     status: Arc<Status>,
     health: Health,
@@ -93,7 +102,7 @@ pub fn start(
     health.set_part("policies", Err("not known yet".to_owned()));
     let mut engine = Engine {
         compiler: Compiler::new(Arc::clone(node)),
-        judges,
+        judged,
         policies,
         attachments: Attachments::open(folder)?,
         status,
@@ -111,6 +120,9 @@ pub fn start(
         let links = netlink::RouteSocket::open().and_then(|mut socket| socket.links()).ok()?;
         Some(links.into_iter().map(|link| link.name).collect())
     };
+    if judged == Judged::AllPods {
+        engine.compiler.deny_unknown_pods();
+    }
     let ended = engine.attachments.forget_ended(links);
     if ended > 0 {
         tracing::info!("forgot {ended} pods that ended while no daemon ran");
@@ -140,7 +152,8 @@ impl Engine {
                 match event {
                     PolicyEvent::Changes(changes) => {
                         let counts = |change: &Change| {
-                            self.judges || matches!(change, Change::Namespace(..))
+                            self.judged != Judged::Nothing
+                                || matches!(change, Change::Namespace(..))
                         };
                         let changes: Vec<Change> = changes.into_iter().filter(counts).collect();
                         changes.into_iter().for_each(|change| self.compiler.apply(change));

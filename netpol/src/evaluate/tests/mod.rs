@@ -20,7 +20,7 @@ fn world() -> World {
             format!("fd01::{number}").parse().unwrap(),
         ];
         let labels = Labels::from_iter([("node", node)]);
-        world.nodes.insert(node.into(), Node { labels, addresses });
+        world.nodes.insert(node.into(), Node { labels, addresses, ..Node::default() });
     }
     for (i, namespace) in ["x", "y", "z"].into_iter().enumerate() {
         let labels =
@@ -397,4 +397,24 @@ fn policies_together() {
             denied: &["y/a x/a 80/TCP", "y/a x/a 81/TCP"],
         },
     ]);
+}
+
+#[test]
+fn an_address_of_pods_that_no_pod_has_is_denied_where_that_is_asked_for() {
+    let mut world = world();
+    let flows = ["10.0.0.99 x/a 80/TCP", "x/a 10.0.0.99 80/TCP", "192.0.2.1 10.0.0.99 80/TCP"];
+    for text in flows {
+        assert_eq!(ask(&world, text).verdict, Verdict::Allowed, "{text}: not asked for");
+    }
+    world.deny_unknown_pods = true;
+    let network = crate::Cidr::new("10.0.0.0".parse().unwrap(), 24).unwrap();
+    world.nodes.get_mut("n1").unwrap().pod_networks.push(network);
+    for text in flows {
+        assert_eq!(ask(&world, text).verdict, Verdict::Denied, "{text}");
+    }
+    let said = ask(&world, "x/a 10.0.0.99 80/TCP").ingress.to_string();
+    assert_eq!(said, "ingress is denied, as 10.0.0.99 is an address of pods, and no pod has it");
+    for text in ["x/a x/b 80/TCP", "192.0.2.1 x/a 80/TCP", "n1 x/a 80/TCP"] {
+        assert_eq!(ask(&world, text).verdict, Verdict::Allowed, "{text}");
+    }
 }

@@ -12,6 +12,9 @@ use netlink::nftables::{
 };
 
 use netlink::Family;
+use netpol::Cidr;
+
+use super::unknown;
 
 /// Where everything is.
 pub(super) const TABLE: Table<'_> = Table { family: TableFamily::Inet, name: "viaduct-policy" };
@@ -22,10 +25,10 @@ pub(super) const GENERATION: &str = "generation";
 const FORWARD: &str = "forward";
 /// What IPVS forwards passes the output hook instead.
 const THROUGH_IPVS: &str = "through-ipvs";
-const JUDGE: &str = "judge";
+pub(super) const JUDGE: &str = "judge";
 const ALLOWED: &str = "allowed";
 const NEIGHBOURS: &str = "neighbour-discovery";
-const UNTRACKABLE: &str = "untrackable";
+pub(super) const UNTRACKABLE: &str = "untrackable";
 
 const R0: Register = Register(0);
 /// The register after an address.
@@ -61,6 +64,8 @@ pub(super) fn of(name: &str, family: Family) -> String {
 pub(super) const ISOLATED: &str = "isolated";
 /// The same, as both ends of a connection: what reaches itself through a Service. And the chain that asks.
 pub(super) const SELF: &str = "self";
+/// Addresses of pods that are known, if every one must be.
+pub(super) const KNOWN: &str = "known";
 /// Where connections from, and to, a local address are judged.
 pub(super) const EGRESS: &str = "egress";
 pub(super) const INGRESS: &str = "ingress";
@@ -109,7 +114,9 @@ pub(super) fn family_is(family: Family) -> [Expression; 2] {
 }
 
 /// What judges, without anything that depends on pods, into an empty table.
-pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool) {
+///
+/// Of `networks` every address must be known.
+pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool, networks: &[Cidr]) {
     transaction.add_set(TABLE, &Set::new(GENERATION, &[DataType::Mark]));
     for family in [Family::V4, Family::V6] {
         let address = address_type(family);
@@ -143,15 +150,19 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool) 
             transaction.add_rule(TABLE, chain, comment, &rule);
         }
     }
+    write_untrackable(transaction);
+    if !networks.is_empty() {
+        unknown::write(transaction, networks);
+    }
     for rule in judgement() {
         transaction.add_rule(TABLE, JUDGE, "", &rule);
     }
+    transaction.add_rule(TABLE, UNTRACKABLE, "", &[Expression::Verdict(Verdict::Accept)]);
     write_self(transaction);
-    write_untrackable(transaction);
     write_generation(transaction, generation);
 }
 
-fn goto(chain: &str) -> Expression {
+pub(super) fn goto(chain: &str) -> Expression {
     Expression::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
@@ -213,6 +224,14 @@ fn write_self(transaction: &mut Transaction) {
     }
 }
 
+/// Where headers have the addresses of both ends.
+pub(super) const HEADER_ENDS: [(Family, Payload); 4] = [
+    (Family::V4, Payload::IP_SADDR),
+    (Family::V4, Payload::IP_DADDR),
+    (Family::V6, Payload::IP6_SADDR),
+    (Family::V6, Payload::IP6_DADDR),
+];
+
 /// Packets without a connection to judge: those of isolated pods go no further.
 fn write_untrackable(transaction: &mut Transaction) {
     for kind in NEIGHBOUR_DISCOVERY {
@@ -227,13 +246,7 @@ fn write_untrackable(transaction: &mut Transaction) {
     let neighbours =
         [&protocol(ICMPV6)[..], &[Expression::Verdict(Verdict::Jump(NEIGHBOURS.into()))]].concat();
     transaction.add_rule(TABLE, UNTRACKABLE, "", &neighbours);
-    let ends = [
-        (Family::V4, Payload::IP_SADDR),
-        (Family::V4, Payload::IP_DADDR),
-        (Family::V6, Payload::IP6_SADDR),
-        (Family::V6, Payload::IP6_DADDR),
-    ];
-    for (family, end) in ends {
+    for (family, end) in HEADER_ENDS {
         let rule = [
             &family_is(family)[..],
             &[
@@ -246,7 +259,6 @@ fn write_untrackable(transaction: &mut Transaction) {
         .concat();
         transaction.add_rule(TABLE, UNTRACKABLE, "", &rule);
     }
-    transaction.add_rule(TABLE, UNTRACKABLE, "", &[Expression::Verdict(Verdict::Accept)]);
 }
 
 fn generation_element(generation: u16) -> Element {

@@ -1,6 +1,7 @@
 //! Policies in nftables: tables `inet viaduct-policy` and `bridge viaduct-policy`.
 //!
 //! - `layout`: the base chain; `chain`: the chain of pods whose policies say the same; `sets`: what it asks
+//! - `unknown`: addresses of pods that no pod is known to have
 //! - `source_check`: whether packets are from the pod by whose link they come
 //!
 //! What was committed is in memory, so that a change costs what it changes. At the start, and after any
@@ -10,6 +11,7 @@ mod chain;
 mod layout;
 mod sets;
 mod source_check;
+mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,8 +25,9 @@ use netpol::model::Direction;
 
 use chain::Installed;
 pub use chain::{LOG_GROUP, LOGGED_BYTES};
-use layout::{EGRESS, INGRESS, ISOLATED, SELF, TABLE, of};
+use layout::{EGRESS, INGRESS, ISOLATED, KNOWN, SELF, TABLE, of};
 pub use source_check::LOG_PREFIX as SOURCE_LOG_PREFIX;
+pub use unknown::unknown_pod;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +75,8 @@ struct State {
     chains: BTreeMap<ChainKey, Installed>,
     addresses: BTreeMap<IpAddr, Verdicts>,
     sources: Sources,
+    /// Whether every local address must be known.
+    denies_unknown: bool,
     /// How many chains there were, for their names.
     serial: u64,
 }
@@ -148,8 +153,7 @@ impl Policies {
 
     /// How many chains, local addresses that are judged, and links that are checked there are.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let count =
-            |state: &State| (state.chains.len(), state.addresses.len(), state.sources.len());
+        let count = |state: &State| (state.chains.len(), state.judged(), state.sources.len());
         self.state.as_ref().map_or((0, 0, 0), count)
     }
 
@@ -162,7 +166,7 @@ impl Policies {
     /// Writes what changed.
     pub fn sync(&mut self, compiler: &Compiler, update: &Update) -> Result<Written> {
         let shape = self.shape(compiler);
-        let known = self.state.take().filter(|state| state.shape == shape);
+        let known = self.state.take().filter(|state| state.shape == shape && !update.networks);
         let outcome = match known {
             Some(state) => self.change(state, compiler, update),
             None => self.write_all(compiler, shape),
@@ -176,7 +180,7 @@ impl Policies {
 
     fn shape(&self, compiler: &Compiler) -> Shape {
         Shape {
-            judges: !compiler.addresses().is_empty(),
+            judges: !compiler.addresses().is_empty() || !compiler.denied_networks().is_empty(),
             checks: self.settings.check_sources && !compiler.sources().is_empty(),
         }
     }
@@ -209,7 +213,9 @@ impl Policies {
         }
         if shape.judges {
             generation = self.next_generation()?;
-            layout::write(&mut transaction, generation, self.settings.ipvs);
+            let networks = compiler.denied_networks();
+            layout::write(&mut transaction, generation, self.settings.ipvs, networks);
+            state.denies_unknown = !networks.is_empty();
             elements += state.write_chains(&mut transaction, compiler);
         }
         self.socket.commit(transaction)?;
@@ -261,12 +267,13 @@ impl Policies {
             addresses.extend(users.map(|(address, _)| *address));
         }
         for address in &addresses {
-            restricts = true;
             if let Some(before) = state.addresses.remove(address) {
-                elements += delete_address(&mut transaction, *address, &before);
+                restricts = true;
+                elements += state.delete_address(&mut transaction, *address, &before);
             }
             if let Some(now) = compiler.addresses().get(address) {
-                elements += write_address(&mut transaction, &state.chains, *address, now);
+                restricts |= *now != NOT_JUDGED;
+                elements += state.write_address(&mut transaction, *address, now);
                 state.addresses.insert(*address, now.clone());
             }
         }
@@ -324,7 +331,7 @@ impl State {
             self.chains.insert(key.clone(), installed);
         }
         for (address, verdicts) in compiler.addresses() {
-            elements += write_address(transaction, &self.chains, *address, verdicts);
+            elements += self.write_address(transaction, *address, verdicts);
         }
         self.addresses.clone_from(compiler.addresses());
         elements
@@ -336,43 +343,81 @@ impl State {
     }
 }
 
-fn self_element(address: IpAddr) -> Element {
-    Element::new(Key::new().ip(address).ip(address))
-}
-
 /// The maps in which an address leads to its chains, by the order of [`Verdicts`].
 const MAPS: [&str; 2] = [INGRESS, EGRESS];
 
-fn write_address(
-    transaction: &mut Transaction,
-    chains: &BTreeMap<ChainKey, Installed>,
-    address: IpAddr,
-    verdicts: &Verdicts,
-) -> usize {
-    let family = Family::of(address);
-    transaction.add_elements(TABLE, &of(ISOLATED, family), false, &[sets::address(address)]);
-    transaction.add_elements(TABLE, &of(SELF, family), false, &[self_element(address)]);
-    let mut elements = 2;
-    for (map, key) in MAPS.into_iter().zip(verdicts) {
-        let Some(installed) = key.as_ref().and_then(|key| chains.get(key)) else { continue };
-        let verdict = Verdict::Jump(installed.name().to_owned());
-        let element = sets::address(address).verdict(verdict);
-        transaction.change_element(ElementChange::Add, TABLE, &of(map, family), element.borrow());
-        elements += 1;
-    }
-    elements
-}
+/// Of an address that is only known.
+const NOT_JUDGED: Verdicts = [None, None];
 
-fn delete_address(transaction: &mut Transaction, address: IpAddr, verdicts: &Verdicts) -> usize {
-    let family = Family::of(address);
-    transaction.delete_elements(TABLE, &of(ISOLATED, family), &[sets::address(address)]);
-    transaction.delete_elements(TABLE, &of(SELF, family), &[self_element(address)]);
-    let mut elements = 2;
-    for (map, key) in MAPS.into_iter().zip(verdicts) {
-        if key.is_some() {
-            transaction.delete_elements(TABLE, &of(map, family), &[sets::address(address)]);
+impl State {
+    /// How many addresses are judged.
+    fn judged(&self) -> usize {
+        self.addresses.values().filter(|verdicts| **verdicts != NOT_JUDGED).count()
+    }
+
+    /// The sets of plain addresses that have an element of this one, and that element.
+    fn plain(&self, address: IpAddr, verdicts: &Verdicts) -> Vec<(String, Element)> {
+        let family = Family::of(address);
+        let mut all = Vec::new();
+        if self.denies_unknown {
+            all.push((of(KNOWN, family), sets::address(address)));
+        }
+        if *verdicts != NOT_JUDGED {
+            all.push((of(ISOLATED, family), sets::address(address)));
+            let both = Element::new(Key::new().ip(address).ip(address));
+            all.push((of(SELF, family), both));
+        }
+        all
+    }
+
+    /// Tells how many elements that takes.
+    fn write_address(
+        &self,
+        transaction: &mut Transaction,
+        address: IpAddr,
+        verdicts: &Verdicts,
+    ) -> usize {
+        let plain = self.plain(address, verdicts);
+        for (set, element) in &plain {
+            transaction.add_elements(TABLE, set, false, std::slice::from_ref(element));
+        }
+        let mut elements = plain.len();
+        let family = Family::of(address);
+        for (map, key) in MAPS.into_iter().zip(verdicts) {
+            let installed = key.as_ref().and_then(|key| self.chains.get(key));
+            let Some(installed) = installed else { continue };
+            let verdict = Verdict::Jump(installed.name().to_owned());
+            let element = sets::address(address).verdict(verdict);
+            transaction.change_element(
+                ElementChange::Add,
+                TABLE,
+                &of(map, family),
+                element.borrow(),
+            );
             elements += 1;
         }
+        elements
     }
-    elements
+
+    /// Tells how many elements go.
+    fn delete_address(
+        &self,
+        transaction: &mut Transaction,
+        address: IpAddr,
+        verdicts: &Verdicts,
+    ) -> usize {
+        let plain = self.plain(address, verdicts);
+        for (set, element) in &plain {
+            transaction.delete_elements(TABLE, set, std::slice::from_ref(element));
+        }
+        let mut elements = plain.len();
+        let family = Family::of(address);
+        for (map, key) in MAPS.into_iter().zip(verdicts) {
+            if key.is_some() {
+                transaction.delete_elements(TABLE, &of(map, family), &[sets::address(address)]);
+                elements += 1;
+            }
+        }
+        elements
+    }
 }
