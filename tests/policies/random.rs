@@ -269,7 +269,6 @@ fn packets_do_what_the_evaluator_says() {
                         probes.push((from, flow.to_address, port, expected, why));
                     }
                 }
-                let _ = to;
             }
         }
         let until = Instant::now() + SOON;
