@@ -108,7 +108,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
     let patience = Some(PATIENCE);
     let wanted = Wanted { services: true, policies: true };
-    open(config, Options { patience, wanted, reporter: Reporter::nobody() })
+    let (reporter, metrics) = (Reporter::nobody(), Metrics::new(config.mode));
+    open(config, Options { patience, wanted, reporter, metrics })
 }
 
 fn open(config: &Config, options: Options) -> Result<Box<dyn Source>> {
@@ -171,7 +172,8 @@ pub fn run(config: &Config) -> Result<()> {
     node::prepare(config);
     let reporter = shared.reporter.clone();
     let wanted = Wanted { services, policies: network.as_ref().is_some_and(|n| n.policies) };
-    let source = open(config, Options { patience: None, wanted, reporter })?;
+    let metrics = shared.metrics.clone();
+    let source = open(config, Options { patience: None, wanted, reporter, metrics })?;
     let (events, queue) = channel();
     let mut engine = Engine::new(config.clone(), shared.clone())?;
     if !services {
@@ -190,7 +192,7 @@ pub fn run(config: &Config) -> Result<()> {
             move || engine.run(&queue)
         })
         .context("start the dataplane thread")?;
-    let mut hooks = Vec::new();
+    let mut hooks = vec![shared.health.scrape_hook()];
     if config.mode == Mode::Nftables {
         hooks.push(counters::scrape_hook(events.clone()));
     }

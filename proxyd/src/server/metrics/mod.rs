@@ -168,6 +168,20 @@ impl Metrics {
         self.series().source_errors.set(gauge(documents));
     }
 
+    /// From now on the API server answers those who ask for this kind (as in `Service`), or does not.
+    pub fn watch_up(&self, kind: &'static str, up: bool) {
+        let (series, labels) = (self.series(), [("kind", kind)]);
+        series.watch_up.get_or_create(&labels).set(up.into());
+        series.watch_changed.get_or_create(&labels).set(unix_now());
+        // A counter that is not there cannot increase.
+        let _ = series.watch_errors.get_or_create(&labels);
+    }
+
+    /// A list or a watch of this kind failed: `viaduct_api_watch_errors_total`.
+    pub fn watch_failed(&self, kind: &'static str) {
+        self.series().watch_errors.get_or_create(&[("kind", kind)]).inc();
+    }
+
     /// Sets what adds samples at each scrape, in place of what did before. It writes whole lines of
     /// the OpenMetrics text format (of the types `counter`, `gauge` and `histogram`, so that older
     /// parsers follow) without `# EOF`, and may take its time: scrapes run on a thread of their
@@ -241,6 +255,8 @@ mod tests {
         metrics.committed(1, 11, 12);
         metrics.drift_repaired();
         metrics.source_errors(13);
+        metrics.watch_up("Node", true);
+        metrics.watch_failed("Node");
     }
 
     #[test]
@@ -309,6 +325,8 @@ mod tests {
             ("viaduct_sync_bytes_total".to_owned(), 12.0),
             ("viaduct_drift_repairs_total".to_owned(), 1.0),
             ("viaduct_source_errors".to_owned(), 13.0),
+            ("viaduct_api_watch_up{kind=\"Node\"}".to_owned(), 1.0),
+            ("viaduct_api_watch_errors_total{kind=\"Node\"}".to_owned(), 1.0),
         ];
         for (sample, expected) in cases {
             assert_eq!(value(&text, &sample), expected, "{sample}");
