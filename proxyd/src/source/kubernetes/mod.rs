@@ -393,6 +393,8 @@ fn title(kind: &str, document: &api::Document) -> String {
 }
 
 #[cfg(test)]
+mod absence;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 #[path = "tests.rs"]

@@ -157,7 +157,8 @@ async fn initial_lists(client: &Client) -> kube::Result<InitialListStrategy> {
 fn pauses() -> impl Backoff {
     let pauses = backon::ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
+        // Jitter is up to as much again.
+        .with_max_delay(LONGEST_PAUSE / 2)
         .with_jitter()
         .without_max_times();
     OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET))
