@@ -2,6 +2,7 @@
 //!
 //! One method per event. Whoever scrapes gets [`Metrics::render`].
 
+mod api_watch;
 mod conntrack;
 mod iptables;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use netlink::Family;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+use self::api_watch::Watches;
 use self::iptables::Iptables;
 use self::series::{Series, by_family};
 use super::ip_family;
@@ -31,6 +33,7 @@ pub struct Metrics {
 
 struct Shared {
     series: Series,
+    watches: Watches,
     registry: Registry,
     /// In iptables mode alone.
     iptables: Option<Iptables>,
@@ -52,7 +55,9 @@ impl Metrics {
     fn with_sysctls(read: conntrack::Read, mode: Mode) -> Metrics {
         let (series, mut registry) = Series::register(read);
         let iptables = (mode == Mode::Iptables).then(|| Iptables::register(&mut registry));
-        Metrics { shared: Arc::new(Shared { series, registry, iptables, hook: RwLock::new(None) }) }
+        let watches = Watches::register(&mut registry);
+        let hook = RwLock::new(None);
+        Metrics { shared: Arc::new(Shared { series, watches, registry, iptables, hook }) }
     }
 
     fn series(&self) -> &Series {
@@ -166,20 +171,6 @@ impl Metrics {
     /// How many documents are in error now, so that their last good state is in force.
     pub fn source_errors(&self, documents: usize) {
         self.series().source_errors.set(gauge(documents));
-    }
-
-    /// From now on the API server answers those who ask for this kind (as in `Service`), or does not.
-    pub fn watch_up(&self, kind: &'static str, up: bool) {
-        let (series, labels) = (self.series(), [("kind", kind)]);
-        series.watch_up.get_or_create(&labels).set(up.into());
-        series.watch_changed.get_or_create(&labels).set(unix_now());
-        // A counter that is not there cannot increase.
-        let _ = series.watch_errors.get_or_create(&labels);
-    }
-
-    /// A list or a watch of this kind failed: `viaduct_api_watch_errors_total`.
-    pub fn watch_failed(&self, kind: &'static str) {
-        self.series().watch_errors.get_or_create(&[("kind", kind)]).inc();
     }
 
     /// Sets what adds samples at each scrape, in place of what did before. It writes whole lines of

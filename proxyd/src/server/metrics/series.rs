@@ -19,7 +19,6 @@ use crate::server::ip_family;
 type Labels<V, const N: usize> = [(&'static str, V); N];
 type ByFamily<M> = Family<Labels<&'static str, 1>, M, fn() -> M>;
 type ByCode = Family<Labels<u16, 1>, Counter>;
-type ByKind<M> = Family<Labels<&'static str, 1>, M>;
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// The label of metrics that are counted by family.
@@ -53,9 +52,6 @@ pub(super) struct Series {
     pub(super) drift_repairs: Counter,
     pub(super) source_errors: Gauge,
     pub(super) sync_bytes: Counter,
-    pub(super) watch_up: ByKind<Gauge>,
-    pub(super) watch_changed: ByKind<Seconds>,
-    pub(super) watch_errors: ByKind<Counter>,
 }
 
 impl Series {
@@ -150,21 +146,6 @@ impl Series {
         let source_errors =
             viaduct.gauge("source_errors", "Documents that are in error and have no effect");
         let sync_bytes = viaduct.counter("sync_bytes", "Bytes of netlink messages sent by syncs");
-        let watch_up = viaduct.add(
-            "api_watch_up",
-            "Whether the API server answered when it was last asked for objects of this kind",
-            Family::default(),
-        );
-        let watch_changed = viaduct.add(
-            "api_watch_changed_timestamp_seconds",
-            "When viaduct_api_watch_up changed last; at first, when the daemon started",
-            Family::default(),
-        );
-        let watch_errors = viaduct.add(
-            "api_watch_errors",
-            "Lists and watches of this kind that failed",
-            Family::default(),
-        );
         // A gauge as in Kubernetes: the type `info` is an error to parsers of the older text
         // format.
         let build_info: Family<Labels<&'static str, 1>, Gauge> =
@@ -197,9 +178,6 @@ impl Series {
             drift_repairs,
             source_errors,
             sync_bytes,
-            watch_up,
-            watch_changed,
-            watch_errors,
         };
         (series, registry)
     }
