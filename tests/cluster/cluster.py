@@ -129,13 +129,13 @@ class Cluster:
         say(f"network: {self.network}")
         self.route_api_server()
         if self.kube_proxy:
-            for name in self.node_names():
-                self.start_kube_proxy(name)
+            self.apply("kube-proxy.yaml", PROGRAM=os.path.join(self.bin, "kube-proxy"), KUBECONFIG=path("kubeconfig"), MODE=self.proxy_mode,
+                       PODS=self.addresses.joined("pods"))
         if self.network == "viaduct":
             install(self.manifest, self.node_names())
         else:
             self.other_network()
-        self.start_dns()
+        self.apply("coredns.yaml", CLUSTER_IP=self.addresses.families[0]["dns"], IMAGE=COREDNS)
         ready = lambda: kubectl_output("get", "nodes", "--no-headers").count(" Ready ") == self.nodes
         wait_for("all nodes to be Ready", ready, 120)
         wait_for("CoreDNS", lambda: kubectl_output("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={.status.readyReplicas}"), 120)
@@ -267,11 +267,6 @@ maxPods: 110
             for cidr, address in cidrs:
                 run(f"ip -n {PREFIX}cp route replace {cidr} via {address}")
 
-    def start_kube_proxy(self, name):
-        start(f"kube-proxy-{name}", enter(name) + [
-            os.path.join(self.bin, "kube-proxy"), f"--kubeconfig={path('kubeconfig')}", f"--hostname-override={name}", f"--proxy-mode={self.proxy_mode}",
-            f"--cluster-cidr={self.addresses.joined('pods')}", "--conntrack-max-per-core=0"])
-
     def other_network(self):
         """Bridges, and between the nodes routes that anybody could write by hand, or flanneld."""
         for name, cidrs in list(self.pod_cidrs()):
@@ -298,11 +293,13 @@ maxPods: 110
         wait_for(f"flanneld on {name}", lambda: os.path.exists(env), 60)
         return int(re.search(r"FLANNEL_MTU=(\d+)", open(env).read()).group(1))
 
-    def start_dns(self):
-        text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "coredns.yaml")).read()
-        text = text.replace("CLUSTER_IP", self.addresses.families[0]["dns"]).replace("IMAGE", COREDNS)
-        write(text, "coredns.yaml")
-        run(kubectl("apply", "-f", path("coredns.yaml")), stdout=subprocess.DEVNULL)
+    def apply(self, name, **words):
+        """A manifest beside this file, with these words replaced."""
+        text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)).read()
+        for word, value in words.items():
+            text = text.replace(word, value)
+        write(text, name)
+        run(kubectl("apply", "-f", path(name)), stdout=subprocess.DEVNULL)
 
 
 def kubectl(*arguments):
