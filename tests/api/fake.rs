@@ -89,6 +89,8 @@ struct Resource {
     cut_below: usize,
     /// A watch that begins at an older version is refused.
     forgotten_below: u64,
+    /// Whether nobody may have it.
+    refused: bool,
     streams: usize,
     open: usize,
 }
@@ -99,6 +101,7 @@ struct State {
     requests: Vec<Request>,
     page: Option<usize>,
     mute: bool,
+    away: bool,
     token: Option<String>,
     ended: bool,
     connections: Vec<TcpStream>,
@@ -198,6 +201,25 @@ impl Fake {
     /// Ends a kind's open streams.
     pub(crate) fn cut(&self, plural: &'static str) {
         self.with(plural, |resource| resource.cut_below = resource.streams);
+    }
+
+    /// Whether nobody is there: connections end, and new ones do at once.
+    pub(crate) fn away(&self, away: bool) {
+        let mut state = self.shared.lock();
+        state.away = away;
+        for connection in state.connections.drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+        for resource in state.resources.values_mut() {
+            resource.cut_below = resource.streams;
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether whoever asks for this kind has no permission.
+    pub(crate) fn refuse(&self, plural: &'static str, refused: bool) {
+        self.with(plural, |resource| resource.refused = refused);
     }
 
     /// Whether requests are taken and never answered.

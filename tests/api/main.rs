@@ -13,6 +13,7 @@ mod faults;
 mod lists;
 mod manifests;
 mod missing;
+mod outage;
 mod packets;
 mod prober;
 mod programs;

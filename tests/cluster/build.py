@@ -33,8 +33,8 @@ def commands(module, names):
         return {name: (["build", *flags], f"github.com/containerd/containerd/v2/cmd/{name}") for name in names}
     if module == "etcd":
         return {"etcd": (["build", "-ldflags", "-s -w"], "go.etcd.io/etcd/server/v3")}
-    if module == "coredns":
-        return {"coredns": (["build", "-ldflags", "-s -w"], ".")}
+    if module in ("coredns", "flannel"):
+        return {name: (["build", "-ldflags", "-s -w"], ".") for name in names}
     version = version_of("kubernetes", "k8s.io/kubernetes")
     minor = version.split(".")[1]
     stamp = "k8s.io/component-base/version"
@@ -50,9 +50,11 @@ def commands(module, names):
     return made
 
 
-def build(names=None, e2e=False):
+def build(names=None, e2e=False, flannel=False):
     """Builds what is missing; returns the folder."""
     wanted = {"kubernetes": KUBERNETES + (E2E if e2e else ["agnhost"]), "containerd": CONTAINERD, "coredns": ["coredns"], "etcd": ["etcd"]}
+    if flannel:
+        wanted["flannel"] = ["flanneld"]
     bin_dir = os.path.join(cache(), "bin")
     os.makedirs(bin_dir, exist_ok=True)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -trimpath -mod=mod", "GOTOOLCHAIN": "local"}
@@ -78,4 +80,4 @@ def build(names=None, e2e=False):
 
 
 if __name__ == "__main__":
-    print(build(sys.argv[1:] or None, e2e="e2e.test" in sys.argv))
+    print(build(sys.argv[1:] or None, e2e="e2e.test" in sys.argv, flannel="flanneld" in sys.argv))

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """A real Kubernetes on one machine, a node per network namespace.
 
-  scripts/cluster up [--nodes 2] [--ip-family ipv4|ipv6|dual] [--network viaduct|reference] [--manifest FILE]
+  scripts/cluster up [--nodes 2] [--ip-family ipv4|ipv6|dual] [--network viaduct|reference|flannel] [--manifest FILE] [--kube-proxy]
   scripts/cluster install [--manifest FILE]   build the image anew and put it onto the cluster that runs
   scripts/cluster kubectl ARGUMENTS…
   scripts/cluster exec [--node N] -- COMMAND…  where the API server is, or on a node
+  scripts/cluster flanneld --node N --flannel-backend B   starts it, with another backend
   scripts/cluster down                         ends all of it, also after a crash of `up`
 
-`reference` is the control group: the bridge plugin, static routes, and kube-proxy.
+`reference` is the control group: the bridge plugin, static routes, and kube-proxy. `flannel` is the same with flanneld's
+routes or tunnels (--flannel-backend). --kube-proxy is for a manifest that leaves Services to it.
 """
 import argparse
 import json
@@ -99,9 +101,10 @@ def start(name, command):
 class Cluster:
     def __init__(self, options):
         self.nodes, self.network, self.manifest = options.nodes, options.network, options.manifest
-        self.proxy_mode = options.proxy_mode
+        self.proxy_mode, self.flannel_backend = options.proxy_mode, options.flannel_backend
+        self.kube_proxy = options.kube_proxy or self.network != "viaduct"
         self.addresses = Addresses(options.ip_family)
-        self.bin = build.build()
+        self.bin = build.build(flannel=self.network == "flannel")
         self.api = self.addresses.host(1)[0]
         self.url = f"https://[{self.api}]:6443" if ":" in self.api else f"https://{self.api}:6443"
 
@@ -125,8 +128,14 @@ class Cluster:
             wait_for(f"node {name}", lambda: kubectl_output("get", "node", name, "-o", "jsonpath={.spec.podCIDR}"), 120)
         say(f"network: {self.network}")
         self.route_api_server()
-        self.reference_network() if self.network == "reference" else install(self.manifest, self.node_names())
-        self.start_dns()
+        if self.kube_proxy:
+            self.apply("kube-proxy.yaml", PROGRAM=os.path.join(self.bin, "kube-proxy"), KUBECONFIG=path("kubeconfig"), MODE=self.proxy_mode,
+                       PODS=self.addresses.joined("pods"))
+        if self.network == "viaduct":
+            install(self.manifest, self.node_names())
+        else:
+            self.other_network()
+        self.apply("coredns.yaml", CLUSTER_IP=self.addresses.families[0]["dns"], IMAGE=COREDNS)
         ready = lambda: kubectl_output("get", "nodes", "--no-headers").count(" Ready ") == self.nodes
         wait_for("all nodes to be Ready", ready, 120)
         wait_for("CoreDNS", lambda: kubectl_output("-n", "kube-system", "get", "deploy", "coredns", "-o", "jsonpath={.status.readyReplicas}"), 120)
@@ -258,28 +267,39 @@ maxPods: 110
             for cidr, address in cidrs:
                 run(f"ip -n {PREFIX}cp route replace {cidr} via {address}")
 
-    def reference_network(self):
-        """Bridges, routes between the nodes, kube-proxy: what everybody could do by hand."""
+    def other_network(self):
+        """Bridges, and between the nodes routes that anybody could write by hand, or flanneld."""
         for name, cidrs in list(self.pod_cidrs()):
-            for other in self.node_names():
-                for cidr, address in cidrs:
-                    if other != name:
-                        run(f"ip -n {PREFIX}{other} route replace {cidr} via {address}")
             bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "isDefaultGateway": True, "hairpinMode": True,
                       "ipam": {"type": "host-local", "ranges": [[{"subnet": cidr}] for cidr, _ in cidrs]}}
+            sysctls = ["ipv4.ip_forward", "ipv6.conf.all.forwarding", "bridge.bridge-nf-call-iptables", "bridge.bridge-nf-call-ip6tables"]
+            run(["ip", "netns", "exec", PREFIX + name, "sysctl", "-qw", *[f"net.{sysctl}=1" for sysctl in sysctls]])
+            if self.network == "flannel":
+                # Flannel's own plugin writes this from subnet.env, and calls `bridge` with it.
+                bridge["mtu"] = self.start_flanneld(name)
+            else:
+                for other in self.node_names():
+                    for cidr, address in cidrs:
+                        if other != name:
+                            run(f"ip -n {PREFIX}{other} route replace {cidr} via {address}")
             ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-            conf = {"cniVersion": "1.0.0", "name": "reference", "plugins": [bridge, ports]}
-            write(json.dumps(conf), name, "etc/cni/net.d/10-reference.conflist")
-            run(f"ip netns exec {PREFIX}{name} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
-            start(f"kube-proxy-{name}", enter(name) + [
-                os.path.join(self.bin, "kube-proxy"), f"--kubeconfig={path('kubeconfig')}", f"--hostname-override={name}", f"--proxy-mode={self.proxy_mode}",
-                f"--cluster-cidr={self.addresses.joined('pods')}", "--conntrack-max-per-core=0"])
+            conf = {"cniVersion": "1.0.0", "name": self.network, "plugins": [bridge, ports]}
+            write(json.dumps(conf), name, f"etc/cni/net.d/10-{self.network}.conflist")
 
-    def start_dns(self):
-        text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "coredns.yaml")).read()
-        text = text.replace("CLUSTER_IP", self.addresses.families[0]["dns"]).replace("IMAGE", COREDNS)
-        write(text, "coredns.yaml")
-        run(kubectl("apply", "-f", path("coredns.yaml")), stdout=subprocess.DEVNULL)
+    def start_flanneld(self, name):
+        """Returns the MTU of pods."""
+        start_flanneld(name, self.flannel_backend)
+        env = path(name, "subnet.env")
+        wait_for(f"flanneld on {name}", lambda: os.path.exists(env), 60)
+        return int(re.search(r"FLANNEL_MTU=(\d+)", open(env).read()).group(1))
+
+    def apply(self, name, **words):
+        """A manifest beside this file, with these words replaced."""
+        text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)).read()
+        for word, value in words.items():
+            text = text.replace(word, value)
+        write(text, name)
+        run(kubectl("apply", "-f", path(name)), stdout=subprocess.DEVNULL)
 
 
 def kubectl(*arguments):
@@ -296,6 +316,15 @@ def enter(node):
     # `unshare --fork`'s child is the first process of the node.
     first = output(["pgrep", "-P", unshare, "-x", "sh"])
     return ["nsenter", "-t", first or unshare, "-n", "-m", "-p"]
+
+
+def start_flanneld(node, backend):
+    """With tunnels (`vxlan`) or routes (`host-gw`)."""
+    pods = json.load(open(path("cluster.json")))["pods"]
+    kind = {"Type": backend, "VNI": 1, "Port": 8472} if backend == "vxlan" else {"Type": backend}
+    write(json.dumps({"Network": pods, "EnableNFTables": True, "Backend": kind}), node, "net-conf.json")
+    start(f"flanneld-{node}", enter(node) + ["env", f"NODE_NAME={node}", os.path.join(build.cache(), "bin", "flanneld"), path("kubeconfig"),
+                                             path(node, "net-conf.json"), path(node, "subnet.env")])
 
 
 def install(manifest, nodes):
@@ -406,11 +435,13 @@ def main():
         cut = own.index("--")
         own, rest = own[:cut], own[cut + 1:]
     parser = argparse.ArgumentParser(prog="scripts/cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["up", "down", "install", "exec", "e2e"])
+    parser.add_argument("verb", choices=["up", "down", "install", "exec", "e2e", "flanneld"])
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--ip-family", choices=["ipv4", "ipv6", "dual"], default="ipv4")
-    parser.add_argument("--network", choices=["viaduct", "reference"], default="viaduct")
-    parser.add_argument("--proxy-mode", choices=["nftables", "iptables"], default="nftables", help="of the reference's kube-proxy")
+    parser.add_argument("--network", choices=["viaduct", "reference", "flannel"], default="viaduct")
+    parser.add_argument("--proxy-mode", choices=["nftables", "iptables"], default="nftables", help="of kube-proxy")
+    parser.add_argument("--kube-proxy", action="store_true", help="beside Viaduct")
+    parser.add_argument("--flannel-backend", choices=["vxlan", "host-gw"], default="host-gw")
     parser.add_argument("--manifest", default=os.path.join(ROOT, "deploy", "viaduct.yaml"))
     parser.add_argument("--node")
     parser.add_argument("--focus", default=r"\[sig-network\].*\[Conformance\]")
@@ -421,6 +452,8 @@ def main():
         Cluster(options).up()
     elif options.verb == "down":
         down()
+    elif options.verb == "flanneld":
+        start_flanneld(options.node, options.flannel_backend)
     elif options.verb in ("install", "e2e"):
         nodes = [f"n{n}" for n in range(1, json.load(open(path("cluster.json")))["nodes"] + 1)]
         install(options.manifest, nodes) if options.verb == "install" else e2e(options, nodes)

@@ -240,7 +240,7 @@ fn packets_do_what_the_evaluator_says() {
         let (model, text) = write(&world, &pods, &mut dice);
         let mut probes: Vec<Probe<'_, '_>> = Vec::new();
         for (from_name, from) in &pods {
-            for (to_name, to) in pods.iter().filter(|(name, _)| *name != from_name) {
+            for to_name in pods.keys().filter(|name| *name != from_name) {
                 let end = |(namespace, name): &(&str, &str)| {
                     End::Pod(PodName { namespace: (*namespace).into(), name: (*name).into() })
                 };

@@ -102,6 +102,28 @@ fn other_nodes_come_go_and_are_renumbered() {
     assert!(routes().contains(&world.n2.pod_cidr()), "the others stay: {}", routes());
 }
 
+/// Else kubelet would start it again and again.
+#[test]
+fn without_services_no_change_of_a_node_waits_for_a_sync() {
+    let world = World::new();
+    let daemon = spawn(&world.n1, "services: false\n");
+    await_conflist(&world.n1);
+    let updated = || {
+        let page = daemon.http_get(10256, "/livez").expect("an answer").body;
+        serde_json::from_str::<Value>(&page).expect("JSON")["status"]["IPv4"]["lastUpdated"].clone()
+    };
+    let before = updated();
+    let third = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n3"},
+        "spec": {"podCIDRs": ["10.244.77.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.77"}]},
+    });
+    daemon.write("n3", &documents(&[&third]));
+    soon("nothing waits after the change", || updated() != before);
+    let queued = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
+    assert_eq!(daemon.metric(queued, ""), None, "there are no syncs");
+}
+
 #[test]
 fn what_somebody_deletes_comes_back() {
     let world = World::new();

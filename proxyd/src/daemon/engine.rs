@@ -258,7 +258,9 @@ impl Engine {
         if !dirty.is_empty() {
             for family in FAMILIES {
                 self.shared.health.queued(family);
-                self.shared.metrics.sync_queued(family);
+                if self.services {
+                    self.shared.metrics.sync_queued(family);
+                }
             }
         }
         self.shared.metrics.changes_pending(dirty.counts.0, dirty.counts.1);
@@ -387,11 +389,13 @@ impl Engine {
         }
         if self.syncs == 0 {
             self.shared.status.set("state", "Services are left to another proxy");
-            for family in FAMILIES {
-                self.shared.health.updated(family);
-            }
             notify::ready();
         }
+        // Nothing waits any more.
+        for family in FAMILIES {
+            self.shared.health.updated(family);
+        }
+        self.shared.metrics.changes_pending(0, 0);
         self.syncs += 1;
     }
 

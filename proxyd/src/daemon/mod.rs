@@ -108,7 +108,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
     let patience = Some(PATIENCE);
     let wanted = Wanted { services: true, policies: true, namespaces: true };
-    open(config, Options { patience, wanted, reporter: Reporter::nobody() })
+    let (reporter, metrics) = (Reporter::nobody(), Metrics::new(config.mode));
+    open(config, Options { patience, wanted, reporter, metrics })
 }
 
 fn open(config: &Config, options: Options) -> Result<Box<dyn Source>> {
@@ -176,7 +177,8 @@ pub fn run(config: &Config) -> Result<()> {
         policies: network.as_ref().is_some_and(|network| network.policies),
         namespaces: network.as_ref().is_some_and(|network| network.source_address_check),
     };
-    let source = open(config, Options { patience: None, wanted, reporter })?;
+    let metrics = shared.metrics.clone();
+    let source = open(config, Options { patience: None, wanted, reporter, metrics })?;
     let (events, queue) = channel();
     let mut engine = Engine::new(config.clone(), shared.clone())?;
     if !services {
@@ -195,7 +197,7 @@ pub fn run(config: &Config) -> Result<()> {
             move || engine.run(&queue)
         })
         .context("start the dataplane thread")?;
-    let mut hooks = Vec::new();
+    let mut hooks = vec![shared.health.scrape_hook()];
     if config.mode == Mode::Nftables {
         hooks.push(counters::scrape_hook(events.clone()));
     }

@@ -1,6 +1,7 @@
 //! Whether the proxy keeps up, as kube-proxy defines it for /healthz and /livez (KEP-3836).
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,7 +9,7 @@ use netlink::Family;
 use serde::Serialize;
 
 use super::clock::{self, Clock, Moment};
-use super::ip_family;
+use super::{ScrapeHook, ip_family};
 
 /// Go's zero time, which kube-proxy prints for what has not happened yet.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -30,8 +31,8 @@ struct Shared {
 struct State {
     node_eligible: bool,
     families: BTreeMap<Family, Progress>,
-    /// Parts that are not in place, and why.
-    missing: BTreeMap<&'static str, String>,
+    /// Parts that were told of: in place, or why not.
+    parts: BTreeMap<&'static str, Result<(), String>>,
 }
 
 #[derive(Default)]
@@ -84,7 +85,7 @@ impl Health {
     /// [`Health::new`] with another clock.
     pub fn with_clock(families: &[Family], sync_period: Duration, clock: Clock) -> Health {
         let families = families.iter().map(|&family| (family, Progress::default())).collect();
-        let state = Mutex::new(State { node_eligible: true, families, missing: BTreeMap::new() });
+        let state = Mutex::new(State { node_eligible: true, families, parts: BTreeMap::new() });
         Health { shared: Arc::new(Shared { timeout: sync_period * 2, clock, state }) }
     }
 
@@ -119,16 +120,31 @@ impl Health {
     /// Says whether a part of what the daemon does is in place, and if not, why. Parts that were never
     /// told of are not waited for.
     pub fn set_part(&self, part: &'static str, state: Result<(), String>) {
-        let missing = &mut self.state().missing;
-        match state {
-            Ok(()) => missing.remove(part),
-            Err(why) => missing.insert(part, why),
-        };
+        self.state().parts.insert(part, state);
     }
 
     /// What /readyz answers: parts that are not in place, with the reason.
     pub fn missing(&self) -> Vec<String> {
-        self.state().missing.iter().map(|(part, why)| format!("{part}: {why}")).collect()
+        let state = self.state();
+        let missing =
+            state.parts.iter().filter_map(|(part, state)| Some((part, state.as_ref().err()?)));
+        missing.map(|(part, why)| format!("{part}: {why}")).collect()
+    }
+
+    /// The same as a metric: `viaduct_ready`, 1 or 0 for each part that this daemon has.
+    pub fn scrape_hook(&self) -> ScrapeHook {
+        let health = self.clone();
+        Box::new(move |text| {
+            text.push_str(
+                "# HELP viaduct_ready Whether a part of what the daemon does is in place.\n",
+            );
+            text.push_str("# TYPE viaduct_ready gauge\n");
+            for (part, state) in &health.state().parts {
+                let ready = u8::from(state.is_ok());
+                // Writing to a String does not fail.
+                let _ = writeln!(text, "viaduct_ready{{part=\"{part}\"}} {ready}");
+            }
+        })
     }
 
     /// What /healthz answers: the proxy and the node.
@@ -259,6 +275,27 @@ mod tests {
             },
         });
         assert_eq!(serde_json::to_value(health.livez()).unwrap(), report);
+    }
+
+    #[test]
+    fn readiness_is_told_of_each_part_that_there_is_in_words_and_as_a_metric() {
+        let (health, _) = dual_stack();
+        let samples = || {
+            let mut text = String::new();
+            health.scrape_hook()(&mut text);
+            let samples = text.lines().filter(|line| !line.starts_with('#'));
+            samples.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(samples().is_empty() && health.missing().is_empty());
+        health.set_part("services", Err("not programmed yet".to_owned()));
+        health.set_part("network", Ok(()));
+        let expected =
+            [r#"viaduct_ready{part="network"} 1"#, r#"viaduct_ready{part="services"} 0"#];
+        assert_eq!(samples(), expected);
+        assert_eq!(health.missing(), ["services: not programmed yet"]);
+        health.set_part("services", Ok(()));
+        assert_eq!(samples()[1], r#"viaduct_ready{part="services"} 1"#);
+        assert!(health.missing().is_empty());
     }
 
     #[test]

@@ -22,9 +22,12 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             continue;
         };
         let _ = stream.set_nonblocking(false);
-        if let Ok(copy) = stream.try_clone() {
-            shared.lock().connections.push(copy);
+        let mut state = shared.lock();
+        if state.away {
+            continue;
         }
+        state.connections.extend(stream.try_clone());
+        drop(state);
         let shared = Arc::clone(shared);
         std::thread::spawn(move || converse(&stream, &shared));
     }
@@ -48,10 +51,12 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
             line.clear();
         }
-        let (mute, known) = {
+        let (mute, known, refused) = {
             let mut state = shared.lock();
             state.requests.push(request.clone());
-            (state.mute, state.token.is_none() || state.token == request.token)
+            let resource = state.resources.get(request.plural.as_str());
+            let refused = resource.is_some_and(|resource| resource.refused);
+            (state.mute, state.token.is_none() || state.token == request.token, refused)
         };
         if mute {
             // Until the other end has enough, or this one ends.
@@ -60,6 +65,8 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         }
         if !known {
             answer(stream, &Canned::status(401, "Unauthorized", "Unauthorized"))?;
+        } else if refused {
+            answer(stream, &Canned::status(403, "Forbidden", "not for you"))?;
         } else if request.watch {
             watch(stream, &request, shared)?
         } else {

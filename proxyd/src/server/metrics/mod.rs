@@ -2,6 +2,7 @@
 //!
 //! One method per event. Whoever scrapes gets [`Metrics::render`].
 
+mod api_watch;
 mod conntrack;
 mod iptables;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use netlink::Family;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+use self::api_watch::Watches;
 use self::iptables::Iptables;
 use self::series::{Series, by_family};
 use super::ip_family;
@@ -31,6 +33,7 @@ pub struct Metrics {
 
 struct Shared {
     series: Series,
+    watches: Watches,
     registry: Registry,
     /// In iptables mode alone.
     iptables: Option<Iptables>,
@@ -52,7 +55,9 @@ impl Metrics {
     fn with_sysctls(read: conntrack::Read, mode: Mode) -> Metrics {
         let (series, mut registry) = Series::register(read);
         let iptables = (mode == Mode::Iptables).then(|| Iptables::register(&mut registry));
-        Metrics { shared: Arc::new(Shared { series, registry, iptables, hook: RwLock::new(None) }) }
+        let watches = Watches::register(&mut registry);
+        let hook = RwLock::new(None);
+        Metrics { shared: Arc::new(Shared { series, watches, registry, iptables, hook }) }
     }
 
     fn series(&self) -> &Series {
@@ -241,6 +246,8 @@ mod tests {
         metrics.committed(1, 11, 12);
         metrics.drift_repaired();
         metrics.source_errors(13);
+        metrics.watch_up("Node", true);
+        metrics.watch_failed("Node");
     }
 
     #[test]
@@ -309,6 +316,8 @@ mod tests {
             ("viaduct_sync_bytes_total".to_owned(), 12.0),
             ("viaduct_drift_repairs_total".to_owned(), 1.0),
             ("viaduct_source_errors".to_owned(), 13.0),
+            ("viaduct_api_watch_up{kind=\"Node\"}".to_owned(), 1.0),
+            ("viaduct_api_watch_errors_total{kind=\"Node\"}".to_owned(), 1.0),
         ];
         for (sample, expected) in cases {
             assert_eq!(value(&text, &sample), expected, "{sample}");

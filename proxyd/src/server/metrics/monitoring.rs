@@ -1,11 +1,13 @@
 //! The alerts and the dashboard name no metric that the daemon lacks.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Metrics;
+use crate::server::Health;
 
 const ALERTS: &str = include_str!("../../../../deploy/monitoring/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../../../deploy/monitoring/dashboard.json");
@@ -30,7 +32,11 @@ fn exposed() -> BTreeSet<String> {
     let metrics = Metrics::with_sysctls(|_| Some(1), crate::config::Mode::Nftables);
     super::tests::one_of_each_event(&metrics);
     let (events, _) = std::sync::mpsc::channel();
-    metrics.set_scrape_hook(crate::daemon::counters::scrape_hook(events));
+    let counters = crate::daemon::counters::scrape_hook(events);
+    let ready = Health::new(&[], Duration::ZERO).scrape_hook();
+    metrics.set_scrape_hook(Box::new(move |text| {
+        [&counters, &ready].iter().for_each(|hook| hook(text))
+    }));
     let text = metrics.render();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let samples = types.flat_map(|(name, kind)| {

@@ -20,6 +20,7 @@ use super::convert::{self, Object, ObjectName};
 use super::{Problem, Source, SourceError, Update, api};
 use crate::cluster::{Change, Names};
 use crate::reporter::{Reason, Reporter};
+use crate::server::Metrics;
 pub use client::{Access, client};
 use watch::{Seen, Watches, What};
 
@@ -28,6 +29,8 @@ use watch::{Seen, Watches, What};
 const TOGETHER: Duration = Duration::from_micros(500);
 /// Events taken in at once. They are larger than what is kept of them.
 const BATCH: usize = 512;
+/// So many different errors of one outage are told; texts may differ without end.
+const MOST_TOLD: usize = 4;
 /// Kinds that must have been listed before Services are programmed.
 const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
 /// Kinds that must have been listed before policies are.
@@ -52,6 +55,8 @@ pub struct Options {
     pub wanted: Wanted,
     /// Who is told of missing permissions.
     pub reporter: Reporter,
+    /// Where is counted whether the server answers.
+    pub metrics: Metrics,
 }
 
 /// What is known of the objects of a kind.
@@ -64,16 +69,32 @@ struct Known {
     titles: HashSet<String>,
     /// Whether they have been listed once, or may be missing.
     complete: bool,
-    /// The error that was told, until it is over.
-    failed: Option<String>,
+    /// Whether the server answered when it was last asked.
+    up: bool,
+    /// The errors that were told since.
+    told: Vec<String>,
 }
 
 impl Known {
+    fn answered(&mut self, kind: &'static str, metrics: &Metrics) {
+        if !std::mem::replace(&mut self.up, true) {
+            metrics.watch_up(kind, true);
+        }
+        if !self.told.is_empty() {
+            tracing::info!("{kind}: the API server answers again");
+            self.told.clear();
+        }
+    }
+
     /// An outage is told once, not at every attempt.
-    fn fail(&mut self, why: String) {
-        if self.failed.as_ref() != Some(&why) {
+    fn failed(&mut self, kind: &'static str, why: String, metrics: &Metrics) {
+        metrics.watch_failed(kind);
+        if std::mem::replace(&mut self.up, false) {
+            metrics.watch_up(kind, false);
+        }
+        if self.told.len() < MOST_TOLD && !self.told.contains(&why) {
             tracing::warn!("{why}; what is known stays in force");
-            self.failed = Some(why);
+            self.told.push(why);
         }
     }
 }
@@ -117,6 +138,9 @@ impl Kubernetes {
         } else if options.wanted.namespaces {
             kinds.push("Namespace");
         }
+        for kind in &kinds {
+            options.metrics.watch_up(kind, false);
+        }
         Kubernetes {
             runtime,
             watches,
@@ -145,12 +169,14 @@ impl Kubernetes {
     /// Takes one event in.
     fn take(&mut self, Seen { kind, what }: Seen, changes: &mut Vec<Change>) {
         let known = self.known.entry(kind).or_default();
-        // A list begins whether or not there is an answer.
-        let answered = !matches!(what, What::Failed(_) | What::Dispensable | What::ListBegins);
-        if answered && known.failed.take().is_some() {
-            tracing::info!("{kind}: the API server answers again");
+        let metrics = &self.options.metrics;
+        match what {
+            // A list begins whether or not there is an answer.
+            What::ListBegins | What::Dispensable | What::Failed(_) | What::Forbidden(_) => {}
+            _ => known.answered(kind, metrics),
         }
         match what {
+            What::Answered => {}
             What::ListBegins => {
                 known.listed = Some(HashSet::new());
                 known.titles.clear();
@@ -183,10 +209,10 @@ impl Kubernetes {
                 }
             }
             What::Dispensable => known.complete = true,
-            What::Failed(why) => known.fail(why),
+            What::Failed(why) => known.failed(kind, why, metrics),
             What::Forbidden(why) => {
                 self.options.reporter.event(Reason::Forbidden, why.clone());
-                known.fail(why);
+                known.failed(kind, why, metrics);
             }
         }
     }
@@ -304,7 +330,7 @@ impl Kubernetes {
         if batch.is_empty() {
             let late = deadline.is_some_and(|at| at <= Instant::now());
             let kind = if late { ErrorKind::TimedOut } else { ErrorKind::UnexpectedEof };
-            let what = match self.known.values().find_map(|known| known.failed.clone()) {
+            let what = match self.known.values().find_map(|known| known.told.last().cloned()) {
                 Some(why) => why,
                 None => "watch the API server".to_owned(),
             };
@@ -371,6 +397,10 @@ fn title(kind: &str, document: &api::Document) -> String {
     }
 }
 
+#[cfg(test)]
+mod absence;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::testing::Log;
 use super::*;
 
 fn document(value: &Value) -> Box<api::Document> {
@@ -31,6 +32,7 @@ fn source(events: Vec<What>) -> Kubernetes {
         patience: None,
         wanted: Wanted { services: true, policies: false, namespaces: false },
         reporter: Reporter::nobody(),
+        metrics: Metrics::default(),
     };
     Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options)
 }
@@ -82,6 +84,41 @@ fn nothing_is_gone_while_a_list_is_not_complete() {
     assert_eq!(services(&update), ["+a 10.96.0.1", "+a 10.96.0.1", "-a"]);
 }
 
+/// What the log says of these events, and the metrics after them.
+fn told(events: Vec<What>) -> (Vec<String>, String) {
+    let log = Log::default();
+    let metrics = tracing::subscriber::with_default(log.subscriber(), || {
+        let mut source = source(Vec::new());
+        for what in events {
+            source.take(Seen { kind: "Service", what }, &mut Vec::new());
+        }
+        source.options.metrics.render()
+    });
+    (log.lines(), metrics)
+}
+
+#[test]
+fn an_outage_is_told_once_and_so_is_its_end() {
+    for error in [What::Failed as fn(String) -> What, What::Forbidden] {
+        let attempts = std::iter::repeat_with(|| error("cut".into())).take(500);
+        let mut events = vec![What::ListBegins, What::ListEnds];
+        events.extend(attempts);
+        let (lines, metrics) = told(std::mem::take(&mut events));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(metrics.contains("viaduct_api_watch_up{kind=\"Service\"} 0"), "{metrics}");
+        assert!(metrics.contains("viaduct_api_watch_errors_total{kind=\"Service\"} 500"));
+        let (lines, metrics) = told(vec![error("cut".into()), What::ListBegins, What::Answered]);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(metrics.contains("viaduct_api_watch_up{kind=\"Service\"} 1"), "{metrics}");
+    }
+}
+
+#[test]
+fn errors_that_differ_without_end_do_not_fill_the_log() {
+    let (lines, _) = told((0..500).map(|number| What::Failed(format!("error {number}"))).collect());
+    assert_eq!(lines.len(), MOST_TOLD, "{lines:?}");
+}
+
 #[test]
 fn nothing_is_told_before_every_kind_is_listed() {
     let mut source = source(vec![What::ListBegins, is("a", "10.96.0.1")]);
@@ -102,10 +139,11 @@ fn a_kind_that_may_be_missing_is_not_waited_for() {
         patience: None,
         wanted: Wanted { services: true, policies: false, namespaces: false },
         reporter: Reporter::nobody(),
+        metrics: Metrics::default(),
     };
     let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
     assert!(source.read().is_ok());
-    assert!(source.known["ServiceCIDR"].failed.is_some(), "the error is not over");
+    assert!(!source.known["ServiceCIDR"].up, "the error is not over");
 }
 
 #[test]

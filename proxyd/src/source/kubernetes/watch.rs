@@ -1,6 +1,9 @@
 //! Lists and watches of each kind, as one stream.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::stream::Stream;
@@ -60,6 +63,8 @@ pub(super) struct Seen {
 pub(super) enum What {
     /// All objects are listed from here on.
     ListBegins,
+    /// A watch begins, or goes on after a gap.
+    Answered,
     /// All have been listed: what was not among them is gone.
     ListEnds,
     Is(Box<Document>),
@@ -154,14 +159,16 @@ async fn initial_lists(client: &Client) -> kube::Result<InitialListStrategy> {
 fn pauses() -> impl Backoff {
     let pauses = backon::ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
+        // Jitter is up to as much again.
+        .with_max_delay(LONGEST_PAUSE / 2)
         .with_jitter()
         .without_max_times();
     OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET))
 }
 
 fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
-    let api: Api<ApiObject<K>> = Api::all(client.clone());
+    let answered = Arc::new(AtomicBool::new(false));
+    let api: Api<ApiObject<K>> = Api::all(noting_answers(client, &answered));
     let mut config =
         watcher::Config { initial_list_strategy: lists.clone(), ..watcher::Config::default() };
     config.label_selector = K::LABELS.map(str::to_owned);
@@ -193,13 +200,58 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
         }
         Err(error) => (vec![failed::<K>(&error)], false),
     });
-    let until_last = ending_with(what, |(_, last)| *last);
+    let until_last = ending_with(telling_answers(what, answered), |(_, last)| *last);
     let (client, lists) = (client.clone(), lists.clone());
     let later =
         stream::once(tokio::time::sleep(ABSENT)).flat_map(move |()| of_kind::<K>(&client, &lists));
     Box::pin(
         until_last.flat_map(move |(what, _)| stream::iter(what.into_iter().map(seen))).chain(later),
     )
+}
+
+/// A client for whose requests it is noted that one was answered well.
+fn noting_answers(client: &Client, answered: &Arc<AtomicBool>) -> Client {
+    let (asked, answered) = (client.clone(), Arc::clone(answered));
+    let noting = tower::service_fn(move |request| {
+        let (client, answered) = (asked.clone(), Arc::clone(&answered));
+        async move {
+            let response = client.send(request).await?;
+            answered.fetch_or(response.status().is_success(), Ordering::Relaxed);
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(noting, client.default_namespace())
+}
+
+/// The same, and [`What::Answered`] once a watch was answered, which is no event by itself. (That a list is
+/// answered says nothing until it is read.)
+fn telling_answers(
+    told: impl Stream<Item = (Vec<What>, bool)>,
+    answered: Arc<AtomicBool>,
+) -> impl Stream<Item = (Vec<What>, bool)> {
+    let mut told = Box::pin(told);
+    let (mut listing, mut next) = (true, None);
+    stream::poll_fn(move |context| {
+        if let Some(item) = next.take() {
+            return Poll::Ready(Some(item));
+        }
+        let polled = told.as_mut().poll_next(context);
+        if let Poll::Ready(Some((what, _))) = &polled {
+            match what.last() {
+                Some(What::ListBegins) => listing = true,
+                Some(What::ListEnds) => listing = false,
+                _ => {}
+            }
+        }
+        let answered = answered.swap(false, Ordering::Relaxed) && !listing;
+        match polled {
+            Poll::Ready(Some(item)) if answered => next = Some(item),
+            Poll::Pending if answered => {}
+            other => return other,
+        }
+        // What was polled just now came after the answer.
+        Poll::Ready(Some((vec![What::Answered], false)))
+    })
 }
 
 /// The same events, until a list pauses for too long: the last one is that error. A watch may be silent for as
