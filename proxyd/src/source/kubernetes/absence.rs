@@ -115,7 +115,7 @@ fn an_hour(streaming: bool, history: bool) -> Outcome {
     server.put("nodes", node("n1"));
     server.put("nodes", node("n2"));
     server.put("pods", pod("p1"));
-    let wanted = Wanted { services: true, policies: true };
+    let wanted = Wanted { services: true, policies: true, namespaces: true };
     let watches = runtime.block_on(async { watch::all(&server.client(), wanted) });
     let reporter = Reporter::nobody();
     let metrics = Metrics::default();

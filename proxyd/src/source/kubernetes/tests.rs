@@ -155,6 +155,7 @@ fn without_policies_namespaces_alone_are_waited_for() {
         patience: None,
         wanted: Wanted { services: true, policies: false, namespaces: true },
         reporter: Reporter::nobody(),
+        metrics: Metrics::default(),
     };
     let mut source = Kubernetes::of(runtime, Box::pin(futures_util::stream::iter(all)), options);
     assert!(!source.read().unwrap().policies_complete);
