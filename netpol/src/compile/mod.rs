@@ -4,25 +4,28 @@
 //! same share their chains. A change of the world costs the selectors (each is asked once about the pod that
 //! changed) and the chains that it concerns, not what exists.
 
+mod attachments;
 mod chain;
 mod claims;
 mod dirty;
 mod matches;
 mod selectors;
 mod sources;
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use attachments::Attachment;
 pub use chain::{Chain, ChainKey, Rest, Step};
 pub use dirty::Touched;
 pub use matches::{Matches, OfAddress, Ports, Range, TooLarge, about};
 pub use sources::Sources;
 
 use crate::cidr::Cidr;
-use crate::model::{ClusterPolicy, Direction, Numbers, Policy, PolicyName, Protocol, Tier};
-use crate::world::{Namespace, Node, Pod, PodName, Uid, World};
+use crate::model::{ClusterPolicy, Policy, PolicyName};
+use crate::world::{Namespace, Node, Pod, PodName, World};
 use claims::Claims;
 use dirty::Dirty;
 use selectors::Selectors;
@@ -40,19 +43,6 @@ pub enum Change {
     Policy(PolicyName, Option<Policy>),
     /// A ClusterNetworkPolicy.
     ClusterPolicy(Arc<str>, Option<ClusterPolicy>),
-}
-
-/// A pod as the plugin attached it: its addresses are known before the API server knows them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// Whose it is.
-    pub pod: PodName,
-    /// The pod's UID; empty if the runtime did not tell.
-    pub uid: Arc<str>,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The node's end of its link; empty if the plugin did not tell.
-    pub interface: Arc<str>,
 }
 
 /// What changed since it was asked last.
@@ -224,83 +214,9 @@ impl Compiler {
         }
     }
 
-    /// A pod was attached, under the runtime's name of the attachment. Whoever had one of its addresses has it
-    /// no more, and whoever had its link is gone: tells those attachments. One that is left without an address
-    /// still has its link, whose pod may send from nowhere.
-    pub fn attach(&mut self, id: Arc<str>, attachment: Attachment) -> Vec<Arc<str>> {
-        let others = self.attachments.iter().filter(|(other, _)| **other != id);
-        let others = others.filter(|(_, earlier)| earlier.shares_with(&attachment));
-        let others: Vec<Arc<str>> = others.map(|(other, _)| Arc::clone(other)).collect();
-        for other in &others {
-            let Some(mut left) = self.take(other) else { continue };
-            left.addresses.retain(|address| !attachment.addresses.contains(address));
-            if !left.interface.is_empty() && left.interface != attachment.interface {
-                self.put(Arc::clone(other), left);
-            }
-        }
-        self.take(&id);
-        self.put(id, attachment);
-        others
-    }
-
-    fn put(&mut self, id: Arc<str>, attachment: Attachment) {
-        let pod = attachment.pod.clone();
-        self.attached.entry(pod.clone()).or_default().insert(Arc::clone(&id));
-        self.attachments.insert(id, attachment);
-        self.reconsider(&pod);
-    }
-
-    /// Whether an attachment's pod is not known, and some policy may be about it.
-    pub fn is_unknown(&self, id: &str) -> bool {
-        self.attachments.get(id).is_some_and(|attachment| {
-            self.may_be_judged(&attachment.pod.namespace) && !self.knows(attachment)
-        })
-    }
-
     /// Whose address this is; of several pods that claim it, any.
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
         self.claims.of_address(address).first()
-    }
-
-    /// Whose link this is, by the name of the node's end.
-    pub fn pod_behind(&self, link: &str) -> Option<&PodName> {
-        let mut all = self.attachments.values();
-        all.find(|attachment| &*attachment.interface == link).map(|attachment| &attachment.pod)
-    }
-
-    /// An attachment.
-    pub fn attachment(&self, id: &str) -> Option<&Attachment> {
-        self.attachments.get(id)
-    }
-
-    fn knows(&self, attachment: &Attachment) -> bool {
-        let pod = self.world.pods.get(&attachment.pod);
-        pod.is_some_and(|pod| attachment.is_of(&attachment.pod, pod))
-    }
-
-    /// Whether there is any policy for the pods of a namespace.
-    fn may_be_judged(&self, namespace: &Arc<str>) -> bool {
-        let first = PolicyName { namespace: Arc::clone(namespace), name: "".into() };
-        let mut policies = self.world.policies.range(first..);
-        !self.world.cluster_policies.is_empty()
-            || policies.next().is_some_and(|(policy, _)| policy.namespace == *namespace)
-    }
-
-    /// An attachment ended.
-    pub fn detach(&mut self, id: &str) {
-        self.take(id);
-    }
-
-    fn take(&mut self, id: &str) -> Option<Attachment> {
-        let old = self.attachments.remove(id)?;
-        if let Some(ids) = self.attached.get_mut(&old.pod) {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.attached.remove(&old.pod);
-            }
-        }
-        self.reconsider(&old.pod);
-        Some(old)
     }
 
     /// Addresses of a pod have changed without the pod.
@@ -323,16 +239,6 @@ impl Compiler {
         } else {
             self.local.remove(name);
         }
-    }
-
-    fn attachments_of<'a>(
-        &'a self,
-        name: &'a PodName,
-        pod: &'a Pod,
-    ) -> impl Iterator<Item = &'a Attachment> {
-        let ids = self.attached.get(name).into_iter().flatten();
-        let all = ids.filter_map(|id| self.attachments.get(id));
-        all.filter(move |attachment| attachment.is_of(name, pod))
     }
 
     fn set_pod(&mut self, name: PodName, pod: Option<Pod>) {
@@ -505,130 +411,6 @@ impl Compiler {
                 Chain::deny()
             }
         }
-    }
-
-    /// All local addresses for which anything is judged.
-    fn judged_addresses(&self) -> BTreeMap<IpAddr, Verdicts> {
-        let blocked = || Direction::ALL.map(|direction| Some(ChainKey::blocked(direction)));
-        let denies_others = !self.denied_networks.is_empty();
-        let mut all: BTreeMap<IpAddr, Verdicts> = BTreeMap::new();
-        // Attached, and nobody knows yet what may be done.
-        let mut attached: BTreeMap<IpAddr, &PodName> = BTreeMap::new();
-        for attachment in self.attachments.values() {
-            let unknown = !self.knows(attachment);
-            for address in &attachment.addresses {
-                attached.insert(*address, &attachment.pod);
-                if unknown && self.may_be_judged(&attachment.pod.namespace) {
-                    all.insert(*address, blocked());
-                } else if unknown && denies_others {
-                    all.entry(*address).or_default();
-                }
-            }
-        }
-        for name in &self.local {
-            let Some(pod) = self.world.pods.get(name) else { continue };
-            let verdicts = self.verdicts(name, pod);
-            for address in self.claims.of_pod(&self.world, name).iter().copied() {
-                match attached.get(&address) {
-                    // What was attached here is newer than what the API server says of another pod.
-                    Some(owner) if *owner != name => continue,
-                    _ => {}
-                }
-                let here = |other: &&PodName| self.local.contains(*other);
-                let claimants = self.claims.of_address(address).iter().filter(here).count();
-                let contested = !attached.contains_key(&address) && claimants > 1;
-                if contested {
-                    all.insert(address, blocked());
-                } else if verdicts != [None, None] || denies_others {
-                    all.entry(address).or_insert_with(|| verdicts.clone());
-                }
-            }
-        }
-        all
-    }
-
-    fn verdicts(&self, name: &PodName, pod: &Pod) -> Verdicts {
-        Direction::ALL.map(|direction| self.key(direction, name, pod))
-    }
-
-    /// The chain that judges a pod.
-    fn key(&self, direction: Direction, name: &PodName, pod: &Pod) -> Option<ChainKey> {
-        let audited =
-            self.world.namespaces.get(&name.namespace).is_some_and(|namespace| namespace.audit);
-        let first = PolicyName { namespace: Arc::clone(&name.namespace), name: "".into() };
-        let of_namespace = self.world.policies.range(first..);
-        let of_namespace =
-            of_namespace.take_while(|(policy, _)| policy.namespace == name.namespace);
-        let isolating: Vec<(&PolicyName, &Policy)> = of_namespace
-            .filter(|(_, policy)| {
-                policy.rules(direction).is_some() && policy.subject.matches(&pod.labels)
-            })
-            .collect();
-        // Those that only audit count where no other isolates.
-        let audit =
-            !isolating.is_empty() && isolating.iter().all(|(_, policy)| audited || policy.audit);
-        let counted: Vec<_> = isolating
-            .into_iter()
-            .filter(|(_, policy)| audit || !(audited || policy.audit))
-            .collect();
-        let cluster_policies = self.cluster_policies(direction, name, pod);
-        if counted.is_empty() && cluster_policies.is_empty() {
-            return None;
-        }
-        let mut named = BTreeSet::new();
-        if direction == Direction::Ingress {
-            let of_policies = counted.iter().flat_map(|(_, policy)| policy.rules(direction));
-            let of_policies =
-                of_policies.flatten().filter_map(|rule| rule.ports.as_ref()).flatten();
-            let of_cluster = cluster_policies.iter();
-            let of_cluster = of_cluster.filter_map(|name| self.world.cluster_policies.get(name));
-            let of_cluster = of_cluster.flat_map(|policy| policy.rules(direction));
-            let of_cluster = of_cluster.filter_map(|rule| rule.ports.as_ref()).flatten();
-            for port in of_policies.chain(of_cluster) {
-                let Numbers::Named(wanted) = &port.numbers else { continue };
-                let ports = pod.ports.iter();
-                let ports = ports.filter(|p| p.name == *wanted && p.protocol == port.protocol);
-                named.extend(ports.map(|p| (Arc::clone(wanted), p.protocol, p.number)));
-            }
-        }
-        Some(ChainKey {
-            direction,
-            policies: counted.into_iter().map(|(name, _)| name.clone()).collect(),
-            cluster_policies,
-            named: named.into_iter().collect::<Vec<(Arc<str>, Protocol, u16)>>(),
-            audit,
-            blocked: false,
-        })
-    }
-
-    /// ClusterNetworkPolicies that have rules for a pod, in the order in which they are asked.
-    fn cluster_policies(&self, direction: Direction, name: &PodName, pod: &Pod) -> Vec<Arc<str>> {
-        let none = Namespace::default();
-        let namespace = self.world.namespaces.get(&name.namespace).unwrap_or(&none);
-        let mut found: Vec<(Tier, u16, &Arc<str>)> = Vec::new();
-        for (name, policy) in &self.world.cluster_policies {
-            if !pod.host_network
-                && !policy.rules(direction).is_empty()
-                && policy.namespaces.matches(&namespace.labels)
-                && policy.pods.matches(&pod.labels)
-            {
-                found.push((policy.tier, policy.priority, name));
-            }
-        }
-        found.sort();
-        found.into_iter().map(|(_, _, name)| Arc::clone(name)).collect()
-    }
-}
-
-impl Attachment {
-    /// Whether they have an address or the link in common.
-    fn shares_with(&self, other: &Attachment) -> bool {
-        let link = !self.interface.is_empty() && self.interface == other.interface;
-        link || self.addresses.iter().any(|address| other.addresses.contains(address))
-    }
-
-    fn is_of(&self, name: &PodName, pod: &Pod) -> bool {
-        self.pod == *name && Uid::from(&*self.uid).may_be(pod.uid)
     }
 }
 
