@@ -28,7 +28,7 @@ fn main() -> Result<()> {
             "--output" => output = value.into(),
             "--mode" => mode = value,
             _ => bail!(
-                "unknown option {option}: --runs N, --output FOLDER, --mode nftables|iptables"
+                "unknown option {option}: --runs N, --output FOLDER, --mode nftables|iptables|ipvs"
             ),
         }
     }
@@ -48,7 +48,11 @@ fn main() -> Result<()> {
                     services::iptables::measure(&mut report, runs.unwrap_or(3))?;
                     return report.finish(&output, "services-iptables");
                 }
-                _ => bail!("--mode is nftables or iptables"),
+                "ipvs" => {
+                    services::ipvs::measure(&mut report, runs.unwrap_or(3))?;
+                    return report.finish(&output, "services-ipvs");
+                }
+                _ => bail!("--mode is nftables, iptables or ipvs"),
             }
             report.finish(&output, "services")
         }

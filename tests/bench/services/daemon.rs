@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
-use testnet::{Namespace, programs};
+use testnet::{Mode, Namespace, programs};
 
 use crate::process;
 
@@ -34,14 +34,14 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Starts it and waits for the first sync.
     pub(super) fn start(namespace: &Namespace, folder: &Path) -> Result<Daemon> {
-        Daemon::start_in_mode(namespace, folder, None)
+        Daemon::start_in_mode(namespace, folder, Mode::Nftables)
     }
 
-    /// The same in iptables mode with this variant, or else in nftables mode.
+    /// The same in another mode.
     pub(super) fn start_in_mode(
         namespace: &Namespace,
         folder: &Path,
-        iptables: Option<&'static str>,
+        mode: Mode,
     ) -> Result<Daemon> {
         let folder: PathBuf = folder.to_owned();
         let lock = namespace.xtables_lock().to_owned();
@@ -49,15 +49,14 @@ impl Daemon {
         let mut child = namespace
             .run(move || {
                 let mut command = Command::new(programs::proxyd());
-                if let Some(variant) = iptables {
+                if let Mode::Iptables(variant) = mode {
                     command.env("VIADUCT_IPTABLES", variant).env("XTABLES_LOCKFILE", lock);
                 }
-                let mode = if iptables.is_some() { "iptables" } else { "nftables" };
                 command
                     .args([
                         "run",
                         "--proxy-mode",
-                        mode,
+                        mode.name(),
                         "--hostname-override",
                         "node-0",
                         "--cluster-cidr",

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use testnet::Namespace;
+use testnet::{Mode, Namespace};
 
 use super::daemon::{Daemon, LIMIT};
 use super::objects::{self, Size, documents, file_of, other_endpoint, put};
@@ -35,7 +35,7 @@ fn cold(report: &mut Report, size: Size, variant: &'static str, rounds: usize) -
     for _ in 0..rounds {
         let namespace = Namespace::new("bench");
         let start = || -> Result<(f64, u64)> {
-            let daemon = Daemon::start_in_mode(&namespace, folder.path(), Some(variant))?;
+            let daemon = Daemon::start_in_mode(&namespace, folder.path(), Mode::Iptables(variant))?;
             let first = daemon.first.clone();
             daemon.stop()?;
             Ok((first.sync, first.elements))
@@ -63,7 +63,7 @@ fn changes(report: &mut Report, size: Size, variant: &'static str) -> Result<()>
     let folder = tempfile::tempdir()?;
     objects::write_files(size, folder.path())?;
     let namespace = Namespace::new("bench");
-    let daemon = Daemon::start_in_mode(&namespace, folder.path(), Some(variant))?;
+    let daemon = Daemon::start_in_mode(&namespace, folder.path(), Mode::Iptables(variant))?;
     let program = format!("iptables-{variant}-restore");
     let raw =
         "*nat\n:BENCH - [0:0]\n-A BENCH -p tcp -j DNAT --to-destination 10.250.0.1:8080\nCOMMIT\n";

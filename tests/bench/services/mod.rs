@@ -2,6 +2,7 @@
 
 mod daemon;
 pub(crate) mod iptables;
+pub(crate) mod ipvs;
 mod latency;
 pub(crate) mod objects;
 mod peers;
