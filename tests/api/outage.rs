@@ -81,8 +81,8 @@ fn metrics_tell_which_kind_is_refused() {
 fn metrics_tell_that_a_node_is_without_its_routes() {
     let site = Site::new();
     site.fake.list(CIDRS, Vec::new());
-    let settings =
-        site.node.agent_settings("backend: host-gw\npolicies: false\nmasquerade: false\n");
+    let without = "policies: false\nsourceAddressCheck: false\nmasquerade: false\n";
+    let settings = site.node.agent_settings(&format!("backend: host-gw\n{without}"));
     let kubeconfig = site.fake.kubeconfig(&site.node, "").display().to_string();
     let arguments = ["--kubeconfig", &kubeconfig, "--network-config", &settings];
     let daemon = Proxyd::spawn(&site.node, &arguments);

@@ -219,8 +219,8 @@ impl<'n> Proxyd<'n> {
             Some("nftables") => Mode::Nftables,
             Some("ipvs") => Mode::Ipvs,
             Some("iptables") => match Mode::of_tests() {
-                Mode::Nftables => Mode::Iptables("nft"),
-                mode => mode,
+                Mode::Iptables(variant) => Mode::Iptables(variant),
+                Mode::Nftables | Mode::Ipvs => Mode::Iptables("nft"),
             },
             _ => Mode::of_tests(),
         }
