@@ -32,6 +32,8 @@ PREFIX = "vc-"
 PAUSE = "localhost/pause:1"
 COREDNS = "localhost/coredns:1"
 AGNHOST = "localhost/agnhost:1"
+# On each node, in its own network namespace.
+CONTAINERD_METRICS = "127.0.0.1:1338"
 PRIVATE = ["/etc/cni/net.d", "/opt/cni/bin", "/run/containerd", "/run/netns", "/run/viaduct", "/var/lib/cni", "/var/lib/containerd",
            "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"]
 
@@ -225,6 +227,8 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.cri.v1.runtime"]
   disable_apparmor = true
   restrict_oom_score_adj = true
+[plugins."io.containerd.server.v1.metrics"]
+  address = "{CONTAINERD_METRICS}"
 """, name, "containerd.toml")
         dns = json.dumps([family["dns"] for family in self.addresses.families][:1])
         # What this machine's cgroups do not have is switched off.
