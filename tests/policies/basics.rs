@@ -1,6 +1,7 @@
 //! Who may reach whom.
 
 use serde_json::{Value, json};
+use testnet::manifest::documents;
 use testnet::{Host, eventually};
 
 use super::world::{SOON, WEB, World};
@@ -166,6 +167,19 @@ fn an_audit_denies_nothing_and_counts() {
     let counted = listed();
     let counter = counted.lines().find(|line| line.contains("\"default/web\"")).unwrap_or_default();
     assert!(counter.contains("counter packets 1 "), "{counter}");
+    // It lifts nothing that the cluster's administrator denies.
+    let deny = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "deny"},
+        "spec": {
+            "tier": "Admin", "priority": 10, "subject": {"namespaces": {}},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
+        },
+    });
+    world.write("deny", &documents(&[&deny]));
+    eventually("the administrator denies", SOON, || !client.can_reach((web.v4(), WEB)));
+    world.remove("deny");
+    eventually("nobody denies", SOON, || client.can_reach((web.v4(), WEB)));
     world.policy("web", &nothing);
     eventually("enforced, it denies", SOON, || !client.can_reach((web.v4(), WEB)));
 }

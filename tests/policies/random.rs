@@ -167,12 +167,15 @@ fn write(world: &World, pods: &Pods<'_>, dice: &mut Dice) -> (Model, String) {
         let (namespace, name) = (dice.pick(&NAMESPACES), format!("p{number}"));
         let spec = dice.policy(&addresses);
         let parsed = serde_json::from_value(spec.clone()).expect("a spec");
-        let (policy, _) = netpol::api::policy(&parsed, false);
+        let audit = dice.roll(4) == 0;
+        let (policy, _) = netpol::api::policy(&parsed, audit);
+        let annotations =
+            if audit { json!({"viaduct.io/policy-mode": "audit"}) } else { json!({}) };
         let key = PolicyName { namespace: namespace.into(), name: name.as_str().into() };
         model.policies.insert(key, policy);
         objects.push(json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-            "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+            "metadata": {"name": name, "namespace": namespace, "annotations": annotations}, "spec": spec,
         }));
     }
     for number in 0..dice.roll(3) {

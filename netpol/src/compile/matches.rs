@@ -221,7 +221,8 @@ fn address(six: bool, number: u128) -> IpAddr {
     if six { Ipv6Addr::from(number).into() } else { Ipv4Addr::from(number as u32).into() }
 }
 
-fn merge_ranges(ranges: &[Range]) -> Vec<Range> {
+/// The same addresses by ranges that do not overlap, in order.
+pub fn merge_ranges(ranges: &[Range]) -> Vec<Range> {
     let mut numbers: Vec<((bool, u128), u128)> =
         ranges.iter().map(|(first, last)| (number(*first), number(*last).1)).collect();
     numbers.sort_unstable();

@@ -9,7 +9,9 @@ use netpol::compile::{ChainKey, Compiler};
 use netpol::model::Direction;
 
 use super::policies::{PolicyEvent, ToPolicies};
-use crate::dataplane::policy::{LOG_GROUP, LOGGED_BYTES, SOURCE_LOG_PREFIX, unknown_pod};
+use crate::dataplane::policy::{
+    LOG_GROUP, LOGGED_BYTES, SOURCE_LOG_PREFIX, logged_by, unknown_pod,
+};
 
 /// The log is for people: of more lines than this in a while it only tells how many there were.
 const LINES: usize = 20;
@@ -72,7 +74,8 @@ impl Denials {
         }
         let line = match (chain, &packet.ends) {
             (Some(key), Some(ends)) => {
-                let verdict = if key.audit { "would be denied (audit)" } else { "denied" };
+                let (_, audit) = logged_by(&packet.prefix);
+                let verdict = if audit { "would be denied (audit)" } else { "denied" };
                 sentence(verdict, (key.direction, key), ends, |address| name(compiler, address))
             }
             (None, Some(ends)) if let Some(why) = unknown_pod(&packet.prefix) => {

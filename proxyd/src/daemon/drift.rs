@@ -42,6 +42,16 @@ impl Watched {
     }
 }
 
+impl Watched {
+    /// When changes are found that nobody tells.
+    fn otherwise(self) -> &'static str {
+        match self {
+            Watched::Services => "only every sync period",
+            Watched::Policies => "when somebody can listen again, or the daemon starts",
+        }
+    }
+}
+
 /// What was heard.
 #[derive(Debug)]
 pub enum Told {
@@ -61,7 +71,7 @@ pub(super) fn listen(
     let monitor = match NftMonitor::open() {
         Ok(monitor) => monitor,
         Err(error) => {
-            tracing::warn!("{error}: changes that others make are found only every sync period");
+            tracing::warn!("{error}: changes that others make are found {}", watched.otherwise());
             return false;
         }
     };
@@ -97,9 +107,8 @@ fn watch(mut monitor: NftMonitor, watched: Watched, own_port: u32, tell: &impl F
                 vec!["more changes at once than could be read".to_owned()]
             }
             Err(error) => {
-                tracing::warn!(
-                    "{error}: changes that others make are found only every sync period"
-                );
+                let otherwise = watched.otherwise();
+                tracing::warn!("{error}: changes that others make are found {otherwise}");
                 tell(Told::Deaf);
                 return;
             }

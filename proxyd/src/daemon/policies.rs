@@ -171,7 +171,12 @@ impl Engine {
                         self.committed = false;
                         self.policies.forget();
                     }
-                    PolicyEvent::Drift(Told::Deaf) => listening = false,
+                    PolicyEvent::Drift(Told::Deaf) => {
+                        // What happens until somebody listens again is not told: everything is written then.
+                        listening = false;
+                        self.committed = false;
+                        self.policies.forget();
+                    }
                     PolicyEvent::Denied(packet) => {
                         let key = self.policies.key_of(&packet.prefix);
                         self.denials.tell(&packet, key, &self.compiler);
@@ -184,12 +189,12 @@ impl Engine {
                 }
             }
             if self.complete && self.retry_at.is_none_or(|at| at <= Instant::now()) {
-                self.sync();
-                if !listening && self.committed {
+                if !listening {
                     let told = events.clone();
                     let tell = move |what| told.send(PolicyEvent::Drift(what)).is_ok();
                     listening = drift::listen(Watched::Policies, port, tell);
                 }
+                self.sync();
             }
             self.answer();
         }

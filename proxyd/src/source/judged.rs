@@ -16,6 +16,9 @@ const MODE: &str = "viaduct.io/policy-mode";
 /// `off`: pods of the namespace may send from addresses that are not theirs. Tenants cannot change their namespace.
 const SOURCE_CHECK: &str = "viaduct.io/source-address-check";
 
+/// The kubelet's own UID of a static pod, on the object that stands for it.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// The kinds that are converted here, and their versions.
 pub(super) const KINDS: [(&str, &str); 4] = [
     ("Namespace", "v1"),
@@ -136,7 +139,8 @@ fn pod(
         addresses.extend(faults.parse(field, text, "an IP address", |t| t.parse::<IpAddr>().ok()));
     }
     Some(Pod {
-        uid: metadata.uid.as_deref().unwrap_or_default().into(),
+        // The runtime knows a static pod by another UID than the API server.
+        uid: metadata.annotation(MIRROR).or(metadata.uid.as_deref()).unwrap_or_default().into(),
         labels: labels(metadata, names),
         addresses: addresses.into(),
         node: names.intern(spec.node_name.as_deref().unwrap_or_default()),

@@ -21,6 +21,10 @@ pub const LOGGED_BYTES: u32 = 128;
 /// The longest comment that `nft` shows.
 const COMMENT: usize = 120;
 
+/// How the names of chains end that drop, and that only count and log.
+const DENY: &str = ".deny";
+const AUDIT: &str = ".audit";
+
 /// A chain as it is in the kernel.
 pub(super) struct Installed {
     name: String,
@@ -57,12 +61,18 @@ impl Installed {
         if self.chain.admin.is_empty() { self.name.clone() } else { format!("{}.rest", self.name) }
     }
 
+    /// Where what NetworkPolicies do not allow ends. What the Admin tier denies is denied also where these only audit.
+    fn rest_end(&self) -> String {
+        let audit = matches!(self.chain.rest, Rest::Isolated { audit: true, .. });
+        if audit { format!("{}{AUDIT}", self.name) } else { self.deny_name() }
+    }
+
     fn names(&self) -> BTreeSet<String> {
-        BTreeSet::from([self.name.clone(), self.rest_name(), self.deny_name()])
+        BTreeSet::from([self.name.clone(), self.rest_name(), self.deny_name(), self.rest_end()])
     }
 
     fn deny_name(&self) -> String {
-        format!("{}.deny", self.name)
+        format!("{}{DENY}", self.name)
     }
 
     /// All steps, with the names that their sets begin with.
@@ -118,7 +128,7 @@ impl Installed {
             Rest::Isolated { allowed, .. } => {
                 let step = format!("{}.allowed", self.name);
                 self.write_step(transaction, &rest, &step, allowed, &back);
-                transaction.add_rule(TABLE, &rest, "", &[goto(self.deny_name())]);
+                transaction.add_rule(TABLE, &rest, "", &[goto(self.rest_end())]);
             }
             Rest::Open(steps) => {
                 for (step, action, matches) in named(&self.name, "baseline", steps) {
@@ -130,12 +140,16 @@ impl Installed {
                 }
             }
         }
-        let itself = Expression::Verdict(Verdict::Jump(SELF.to_owned()));
-        transaction.add_rule(TABLE, &self.deny_name(), "", &[itself]);
-        transaction.add_rule(TABLE, &self.deny_name(), "", &log(&self.name));
-        let audit = matches!(self.chain.rest, Rest::Isolated { audit: true, .. });
-        let verdict = if audit { back } else { Expression::Verdict(Verdict::Drop) };
-        transaction.add_rule(TABLE, &self.deny_name(), &self.why, &[Expression::Counter, verdict]);
+        for end in BTreeSet::from([self.deny_name(), self.rest_end()]) {
+            let itself = Expression::Verdict(Verdict::Jump(SELF.to_owned()));
+            transaction.add_rule(TABLE, &end, "", &[itself]);
+            let (prefix, verdict) = match end.ends_with(AUDIT) {
+                true => (end.clone(), back.clone()),
+                false => (self.name.clone(), Expression::Verdict(Verdict::Drop)),
+            };
+            transaction.add_rule(TABLE, &end, "", &log(&prefix));
+            transaction.add_rule(TABLE, &end, &self.why, &[Expression::Counter, verdict]);
+        }
     }
 
     fn write_step(
@@ -231,13 +245,18 @@ pub(super) fn log(prefix: &str) -> [Expression; 2] {
     ]
 }
 
-/// The chain of a rule that denies, and its direction.
+/// The chain of a rule that denies, or would, and its direction.
 pub(super) fn denying(tag: &RuleTag) -> Option<(String, Direction)> {
     // The rule before it logs, and has no comment.
-    let chain = tag.chain.strip_suffix(".deny").filter(|_| !tag.comment.is_empty())?;
-    let ingress = chain.starts_with("to-");
+    let ends = tag.chain.ends_with(DENY) || tag.chain.ends_with(AUDIT);
+    let ingress = tag.chain.starts_with("to-");
     let direction = if ingress { Direction::Ingress } else { Direction::Egress };
-    Some((chain.to_owned(), direction))
+    (ends && !tag.comment.is_empty()).then(|| (tag.chain.clone(), direction))
+}
+
+/// Of what a packet was logged with: its chain, and whether that only audits.
+pub fn logged_by(prefix: &str) -> (&str, bool) {
+    prefix.strip_suffix(AUDIT).map_or((prefix, false), |chain| (chain, true))
 }
 
 fn named<'a>(chain: &str, tier: &str, steps: &'a [Step]) -> Vec<(String, Action, &'a Matches)> {

@@ -14,6 +14,7 @@ mod source_check;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use netpol::compile::{ChainKey, Compiler, Sources, Update, Verdicts};
 use netpol::model::Direction;
 
 use chain::Installed;
-pub use chain::{LOG_GROUP, LOGGED_BYTES};
+pub use chain::{LOG_GROUP, LOGGED_BYTES, logged_by};
 use layout::{EGRESS, INGRESS, ISOLATED, KNOWN, SELF, TABLE, of};
 pub use source_check::LOG_PREFIX as SOURCE_LOG_PREFIX;
 pub use unknown::unknown_pod;
@@ -135,8 +136,9 @@ impl Policies {
         let before = socket.elements(TABLE, layout::GENERATION)?.unwrap_or_default();
         let generation = match before.iter().find_map(layout::generation_of) {
             Some(generation) => generation,
-            // Connections may carry a mark of a table that is no more: it should not be this one.
-            None => std::process::id() as u16,
+            // Connections may carry a mark of a table that is no more: it should not be this one. (In a container
+            // the process's number is always the same.)
+            None => std::hash::RandomState::new().hash_one(()) as u16,
         };
         Ok(Policies { socket, generation, state: None, settings, litter: Vec::new() })
     }
@@ -158,7 +160,8 @@ impl Policies {
     }
 
     /// Whose chain this is: denied packets are logged with its name.
-    pub fn key_of(&self, chain: &str) -> Option<&ChainKey> {
+    pub fn key_of(&self, prefix: &str) -> Option<&ChainKey> {
+        let (chain, _) = logged_by(prefix);
         let chains = self.state.as_ref()?.chains.iter();
         chains.into_iter().find(|(_, installed)| installed.name() == chain).map(|(key, _)| key)
     }

@@ -3,6 +3,7 @@
 use netlink::Family;
 use netlink::nftables::{Chain, Expression, Payload, Register, Set, Transaction, Verdict};
 use netpol::Cidr;
+use netpol::compile::merge_ranges;
 use netpol::model::Direction;
 
 use super::chain::log;
@@ -46,7 +47,9 @@ pub(super) fn write(transaction: &mut Transaction, networks: &[Cidr]) {
         transaction.add_set(TABLE, &Set::new(&of(KNOWN, family), &address));
         let name = of(NETWORKS, family);
         transaction.add_set(TABLE, &Set::new(&name, &address).ranges());
-        let ranges = networks.iter().map(Cidr::range);
+        let ranges: Vec<_> = networks.iter().map(Cidr::range).collect();
+        // Ranges of a set may not overlap.
+        let ranges = merge_ranges(&ranges).into_iter();
         for (first, last) in ranges.filter(|(first, _)| Family::of(*first) == family) {
             for item in Item::span(first, last) {
                 transaction.change_element(

@@ -166,7 +166,16 @@ fn pauses() -> impl Backoff {
     OnceQuiet(ResetTimerBackoff::new(pauses.into(), QUIET))
 }
 
+/// All events of a kind, for ever; where the server does not know it, it is asked again after a while.
 fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
+    let first = until_absent::<K>(client, lists);
+    let (client, lists) = (client.clone(), lists.clone());
+    let later = stream::repeat(()).then(|()| tokio::time::sleep(ABSENT));
+    Box::pin(first.chain(later.flat_map(move |()| until_absent::<K>(&client, &lists))))
+}
+
+/// All events of a kind; it ends if the server does not know the kind.
+fn until_absent<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
     let answered = Arc::new(AtomicBool::new(false));
     let api: Api<ApiObject<K>> = Api::all(noting_answers(client, &answered));
     let mut config =
@@ -201,12 +210,7 @@ fn of_kind<K: Kind>(client: &Client, lists: &InitialListStrategy) -> Watches {
         Err(error) => (vec![failed::<K>(&error)], false),
     });
     let until_last = ending_with(telling_answers(what, answered), |(_, last)| *last);
-    let (client, lists) = (client.clone(), lists.clone());
-    let later =
-        stream::once(tokio::time::sleep(ABSENT)).flat_map(move |()| of_kind::<K>(&client, &lists));
-    Box::pin(
-        until_last.flat_map(move |(what, _)| stream::iter(what.into_iter().map(seen))).chain(later),
-    )
+    Box::pin(until_last.flat_map(move |(what, _)| stream::iter(what.into_iter().map(seen))))
 }
 
 /// A client for whose requests it is noted that one was answered well.
