@@ -184,7 +184,8 @@ pub(super) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         report.figure("connect, p99", pair.who, &[quantile(connects, 0.99)], "µs");
         middle.push(quantile(packets, 0.5));
     }
-    let what = "a judged packet, 250 pods and 100,000 peers, of no policies";
-    report.bar(what, middle[3] / middle[0], 1.1, "x");
+    // Of the same checks without any policy.
+    let what = "a judged packet, 250 pods and 100,000 peers, of empty tables";
+    report.bar(what, middle[3] / middle[4], 1.1, "x");
     Ok(())
 }
