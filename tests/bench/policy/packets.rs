@@ -73,7 +73,7 @@ const fn size(who: &'static str, local: usize, peers: usize) -> Size {
 }
 
 const SIZES: [Size; 5] = [
-    // Without any table.
+    // Every pod must be known, and that is all.
     Size { settings: "sourceAddressCheck: false\n", ..size("no policies", 0, 0) },
     size("policies, 500 pods", 110, 390),
     size("policies, 5,000 pods", 250, 4750),
