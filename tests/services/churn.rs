@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use testnet::manifest::{Endpoint, documents};
-use testnet::{Family, Host, Mode};
+use testnet::{Family, Host};
 
 use super::dice::Dice;
 use super::world::{
@@ -29,10 +29,8 @@ pub(crate) fn meanwhile(
         let end = Instant::now() + Duration::from_secs(60);
         while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
             attempts += 1;
-            // A SYN that is lost is sent again after a second. Under User Mode Linux, where IPVS is tested, one of
-            // some hundreds is late in nftables mode too.
-            let limit = if Mode::of_tests() == Mode::Ipvs { 2900 } else { 900 };
-            let limit = Duration::from_millis(limit);
+            // A SYN that is lost is sent again after a second.
+            let limit = Duration::from_millis(900);
             if let Err(error) = std::net::TcpStream::connect_timeout(&to.into(), limit) {
                 failures.push(error.kind());
             }

@@ -74,9 +74,8 @@ impl Denials {
         }
         let line = match (chain, &packet.ends) {
             (Some(key), Some(ends)) => {
-                let (_, audit) = logged_by(&packet.prefix);
-                let verdict = if audit { "would be denied (audit)" } else { "denied" };
-                sentence(verdict, (key.direction, key), ends, |address| name(compiler, address))
+                let why = (key.direction, key);
+                sentence(verdict(&packet.prefix), why, ends, |address| name(compiler, address))
             }
             (None, Some(ends)) if let Some(why) = unknown_pod(&packet.prefix) => {
                 sentence("denied", why, ends, |address| name(compiler, address))
@@ -90,6 +89,12 @@ impl Denials {
         self.lines += 1;
         tracing::info!("{line}");
     }
+}
+
+/// Of what a packet was logged with.
+fn verdict(prefix: &str) -> &'static str {
+    let (_, audit) = logged_by(prefix);
+    if audit { "would be denied (audit)" } else { "denied" }
 }
 
 fn name(compiler: &Compiler, address: IpAddr) -> Option<String> {
@@ -171,14 +176,14 @@ mod tests {
         };
         let name = |address: IpAddr| address.is_ipv6().then(|| "a/b".to_owned());
         assert_eq!(
-            sentence("denied", (key.direction, &key), &ends, name),
+            sentence(verdict("from-1"), (key.direction, &key), &ends, name),
             "denied: TCP from pod a/b ([fd00::1]:40000) to 10.0.0.2:80: egress, it is not known what this pod may do"
         );
         let bare = PacketEnds { protocol: 47, ports: None, ..ends };
-        assert!(
-            sentence("denied", (key.direction, &key), &bare, name)
-                .starts_with("denied: protocol 47 from pod a/b (fd00::1) to 10.0.0.2: egress")
-        );
+        let audited = sentence(verdict("from-1.audit"), (key.direction, &key), &bare, name);
+        assert!(audited.starts_with(
+            "would be denied (audit): protocol 47 from pod a/b (fd00::1) to 10.0.0.2: egress"
+        ));
     }
 
     #[test]
