@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use netpol::model::Direction;
 
 use super::counters::{grown, header};
-use crate::dataplane::policy::{Denied, denied, denied_sources};
+use crate::dataplane::policy::{Denied, denied};
 use crate::server::ScrapeHook;
 
 #[derive(Default)]
@@ -77,12 +77,11 @@ pub(crate) fn scrape_hook() -> ScrapeHook {
         // What is behind it is plain data: whoever panicked left it whole.
         let mut sums = state.lock().unwrap_or_else(PoisonError::into_inner);
         match denied() {
-            Ok(all) => sums.add(all),
+            Ok((all, sources)) => {
+                sums.add(all);
+                sums.add_sources(sources);
+            }
             Err(error) => tracing::warn!("{error}: the metrics lack denied packets"),
-        }
-        match denied_sources() {
-            Ok(packets) => sums.add_sources(packets),
-            Err(error) => tracing::warn!("{error}: the metrics lack source addresses"),
         }
         sums.write(text);
     })

@@ -151,12 +151,12 @@ impl Engine {
             for event in first.into_iter().chain(queue.try_iter()) {
                 match event {
                     PolicyEvent::Changes(changes) => {
+                        let judged = self.judged;
                         let counts = |change: &Change| {
-                            self.judged != Judged::Nothing
-                                || matches!(change, Change::Namespace(..))
+                            judged != Judged::Nothing || matches!(change, Change::Namespace(..))
                         };
-                        let changes: Vec<Change> = changes.into_iter().filter(counts).collect();
-                        changes.into_iter().for_each(|change| self.compiler.apply(change));
+                        let changes = changes.into_iter().filter(counts);
+                        changes.for_each(|change| self.compiler.apply(change));
                     }
                     PolicyEvent::Complete => self.complete = true,
                     PolicyEvent::Attach(id, attachment, answer) => {

@@ -181,3 +181,30 @@ fn policy_spec(document: &api::Document) -> PolicySpec {
         subject: spec.subject,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netpol::Uid;
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::convert;
+
+    #[test]
+    fn a_static_pod_has_the_uid_that_the_runtime_knows() {
+        let uid = |annotations: serde_json::Value| {
+            let pod = json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "a", "uid": "of the API", "annotations": annotations},
+            });
+            let document: api::Document = serde_json::from_value(pod).unwrap();
+            let converted = convert::convert(&document, &mut Names::default());
+            match converted.expect("a pod").object {
+                Some((_, Object::Judged(Change::Pod(_, Some(pod))))) => pod.uid,
+                _ => panic!("no pod"),
+            }
+        };
+        assert_eq!(uid(json!({})), Uid::from("of the API"));
+        assert_eq!(uid(json!({MIRROR: "of the kubelet"})), Uid::from("of the kubelet"));
+    }
+}

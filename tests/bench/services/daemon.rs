@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
 use testnet::{Mode, Namespace, programs};
 
@@ -84,6 +84,23 @@ impl Daemon {
             let _ = child.wait();
         }
         Ok(Daemon { child, first: first? })
+    }
+
+    /// Starts on an empty node, and again on what that left; the milliseconds of both first syncs.
+    pub(super) fn start_twice(
+        namespace: &Namespace,
+        folder: &Path,
+        mode: Mode,
+    ) -> Result<[f64; 2]> {
+        let start = || -> Result<FirstSync> {
+            let daemon = Daemon::start_in_mode(namespace, folder, mode)?;
+            let first = daemon.first.clone();
+            daemon.stop()?;
+            Ok(first)
+        };
+        let (cold, restart) = (start()?, start()?);
+        ensure!(restart.elements == 0, "a restart wrote {} elements", restart.elements);
+        Ok([cold.sync, restart.sync])
     }
 
     /// The most memory that it had in use, in MB.

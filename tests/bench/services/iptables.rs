@@ -34,16 +34,10 @@ fn cold(report: &mut Report, size: Size, variant: &'static str, rounds: usize) -
     let (mut starts, mut restarts) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let namespace = Namespace::new("bench");
-        let start = || -> Result<(f64, u64)> {
-            let daemon = Daemon::start_in_mode(&namespace, folder.path(), Mode::Iptables(variant))?;
-            let first = daemon.first.clone();
-            daemon.stop()?;
-            Ok((first.sync, first.elements))
-        };
-        starts.push(start()?.0);
-        let (took, written) = start()?;
-        ensure!(written == 0, "a restart wrote {written} lines");
-        restarts.push(took);
+        let [cold, restart] =
+            Daemon::start_twice(&namespace, folder.path(), Mode::Iptables(variant))?;
+        starts.push(cold);
+        restarts.push(restart);
     }
     let case = format!("{} {variant}", size.name());
     report.add(&format!("{case}: restart, compare"), "viaduct", restarts);

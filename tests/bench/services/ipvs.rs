@@ -19,16 +19,9 @@ fn cold(report: &mut Report, size: Size, rounds: usize) -> Result<()> {
     let (mut starts, mut restarts, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let namespace = Namespace::new("bench");
-        let start = || -> Result<(f64, u64)> {
-            let daemon = Daemon::start_in_mode(&namespace, folder.path(), Mode::Ipvs)?;
-            let first = daemon.first.clone();
-            daemon.stop()?;
-            Ok((first.sync, first.elements))
-        };
-        starts.push(start()?.0);
-        let (took, written) = start()?;
-        ensure!(written == 0, "a restart wrote {written} elements");
-        restarts.push(took);
+        let [cold, restart] = Daemon::start_twice(&namespace, folder.path(), Mode::Ipvs)?;
+        starts.push(cold);
+        restarts.push(restart);
         let saved = namespace.command("ipvsadm", &["-S", "-n"]);
         let servers = saved.lines().filter(|line| line.starts_with("-A ")).count();
         ensure!(servers == size.services as usize, "{servers} virtual servers");

@@ -95,20 +95,20 @@ pub struct Denied {
     pub packets: u64,
 }
 
-/// Reads what every chain has denied, in the calling thread's network namespace.
-pub fn denied() -> Result<Vec<Denied>> {
-    let rules = NftSocket::open()?.rule_packets(TABLE)?.unwrap_or_default();
+/// Reads what every chain has denied, and how many packets each of the two tables has dropped for their source
+/// address since it was written, in the calling thread's network namespace.
+pub fn denied() -> Result<(Vec<Denied>, [u64; 2])> {
+    let mut socket = NftSocket::open()?;
+    let tables = [TABLE, source_check::BRIDGE];
+    let [inet, bridge] =
+        tables.map(|table| socket.rule_packets(table).map(Option::unwrap_or_default));
+    let (inet, bridge) = (inet?, bridge?);
+    let sources = [source_check::denied(&inet), source_check::denied(&bridge)];
     let of_rule = |(tag, packets): (RuleTag, u64)| {
         let (chain, direction) = chain::denying(&tag)?;
         Some(Denied { chain, direction, policies: tag.comment, packets })
     };
-    Ok(rules.into_iter().filter_map(of_rule).collect())
-}
-
-/// Reads how many packets were dropped for their source address since each of the two tables was written, in the
-/// calling thread's network namespace.
-pub fn denied_sources() -> Result<[u64; 2]> {
-    source_check::denied(&mut NftSocket::open()?)
+    Ok((inet.into_iter().filter_map(of_rule).collect(), sources))
 }
 
 /// Removes both tables; tells whether there was one.
@@ -272,11 +272,13 @@ impl Policies {
         for address in &addresses {
             if let Some(before) = state.addresses.remove(address) {
                 restricts = true;
-                elements += state.delete_address(&mut transaction, *address, &before);
+                let delete = ElementChange::Delete;
+                elements += state.change_address(&mut transaction, delete, *address, &before);
             }
             if let Some(now) = compiler.addresses().get(address) {
                 restricts |= *now != NOT_JUDGED;
-                elements += state.write_address(&mut transaction, *address, now);
+                let add = ElementChange::Add;
+                elements += state.change_address(&mut transaction, add, *address, now);
                 state.addresses.insert(*address, now.clone());
             }
         }
@@ -334,7 +336,7 @@ impl State {
             self.chains.insert(key.clone(), installed);
         }
         for (address, verdicts) in compiler.addresses() {
-            elements += self.write_address(transaction, *address, verdicts);
+            elements += self.change_address(transaction, ElementChange::Add, *address, verdicts);
         }
         self.addresses.clone_from(compiler.addresses());
         elements
@@ -358,8 +360,8 @@ impl State {
         self.addresses.values().filter(|verdicts| **verdicts != NOT_JUDGED).count()
     }
 
-    /// The sets of plain addresses that have an element of this one, and that element.
-    fn plain(&self, address: IpAddr, verdicts: &Verdicts) -> Vec<(String, Element)> {
+    /// The elements that an address needs, with the sets and maps that have them.
+    fn elements(&self, address: IpAddr, verdicts: &Verdicts) -> Vec<(String, Element)> {
         let family = Family::of(address);
         let mut all = Vec::new();
         if self.denies_unknown {
@@ -370,57 +372,27 @@ impl State {
             let both = Element::new(Key::new().ip(address).ip(address));
             all.push((of(SELF, family), both));
         }
+        for (map, key) in MAPS.into_iter().zip(verdicts) {
+            let installed = key.as_ref().and_then(|key| self.chains.get(key));
+            let verdict = installed.map(|chain| Verdict::Jump(chain.name().to_owned()));
+            let leading = |verdict| (of(map, family), sets::address(address).verdict(verdict));
+            all.extend(verdict.map(leading));
+        }
         all
     }
 
-    /// Tells how many elements that takes.
-    fn write_address(
+    /// Adds the elements of an address, or deletes them; tells how many.
+    fn change_address(
         &self,
         transaction: &mut Transaction,
+        change: ElementChange,
         address: IpAddr,
         verdicts: &Verdicts,
     ) -> usize {
-        let plain = self.plain(address, verdicts);
-        for (set, element) in &plain {
-            transaction.add_elements(TABLE, set, false, std::slice::from_ref(element));
+        let elements = self.elements(address, verdicts);
+        for (set, element) in &elements {
+            transaction.change_element(change, TABLE, set, element.borrow());
         }
-        let mut elements = plain.len();
-        let family = Family::of(address);
-        for (map, key) in MAPS.into_iter().zip(verdicts) {
-            let installed = key.as_ref().and_then(|key| self.chains.get(key));
-            let Some(installed) = installed else { continue };
-            let verdict = Verdict::Jump(installed.name().to_owned());
-            let element = sets::address(address).verdict(verdict);
-            transaction.change_element(
-                ElementChange::Add,
-                TABLE,
-                &of(map, family),
-                element.borrow(),
-            );
-            elements += 1;
-        }
-        elements
-    }
-
-    /// Tells how many elements go.
-    fn delete_address(
-        &self,
-        transaction: &mut Transaction,
-        address: IpAddr,
-        verdicts: &Verdicts,
-    ) -> usize {
-        let plain = self.plain(address, verdicts);
-        for (set, element) in &plain {
-            transaction.delete_elements(TABLE, set, std::slice::from_ref(element));
-        }
-        let mut elements = plain.len();
-        let family = Family::of(address);
-        for (map, key) in MAPS.into_iter().zip(verdicts) {
-            if key.is_some() {
-                transaction.delete_elements(TABLE, &of(map, family), &[sets::address(address)]);
-                elements += 1;
-            }
-        }
-        elements
+        elements.len()
     }
 }

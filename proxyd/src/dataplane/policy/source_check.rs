@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use netlink::nftables::{
     Chain, Compare, DataType, Element, Expression, Hook, Key, Meta, NftSocket, Payload, Register,
-    Set, Table, TableFamily, Transaction, Verdict,
+    RuleTag, Set, Table, TableFamily, Transaction, Verdict,
 };
 use netlink::{Family, Result};
 use netpol::compile::Sources;
@@ -121,15 +121,9 @@ pub(super) fn remove(socket: &mut NftSocket) -> Result<bool> {
     Ok(true)
 }
 
-/// Packets that were dropped since the tables were written, by table.
-pub(super) fn denied(socket: &mut NftSocket) -> Result<[u64; 2]> {
-    let mut sums = [0; 2];
-    for (sum, table) in sums.iter_mut().zip(TABLES) {
-        let rules = socket.rule_packets(table)?.unwrap_or_default();
-        *sum =
-            rules.iter().filter(|(tag, _)| tag.chain == DENIED).map(|(_, packets)| packets).sum();
-    }
-    Ok(sums)
+/// Packets that the rules of a table dropped.
+pub(super) fn denied(rules: &[(RuleTag, u64)]) -> u64 {
+    rules.iter().filter(|(tag, _)| tag.chain == DENIED).map(|(_, packets)| packets).sum()
 }
 
 fn write_rules(transaction: &mut Transaction, table: Table<'_>) {

@@ -1,7 +1,9 @@
 //! Addresses of this node's pods that no pod is known to have: they are denied everything, in both directions.
 
 use netlink::Family;
-use netlink::nftables::{Chain, Expression, Payload, Register, Set, Transaction, Verdict};
+use netlink::nftables::{
+    Chain, ElementChange, Expression, Payload, Register, Set, Transaction, Verdict,
+};
 use netpol::Cidr;
 use netpol::compile::merge_ranges;
 use netpol::model::Direction;
@@ -42,22 +44,16 @@ fn asks(family: Family) -> [Expression; 2] {
 
 /// Writes sets, chains and rules, before those that judge. [`KNOWN`] is left empty.
 pub(super) fn write(transaction: &mut Transaction, networks: &[Cidr]) {
+    // Ranges of a set may not overlap.
+    let ranges = merge_ranges(&networks.iter().map(Cidr::range).collect::<Vec<_>>());
     for family in [Family::V4, Family::V6] {
         let address = [address_type(family)];
         transaction.add_set(TABLE, &Set::new(&of(KNOWN, family), &address));
         let name = of(NETWORKS, family);
         transaction.add_set(TABLE, &Set::new(&name, &address).ranges());
-        let ranges: Vec<_> = networks.iter().map(Cidr::range).collect();
-        // Ranges of a set may not overlap.
-        let ranges = merge_ranges(&ranges).into_iter();
-        for (first, last) in ranges.filter(|(first, _)| Family::of(*first) == family) {
-            for item in Item::span(first, last) {
-                transaction.change_element(
-                    netlink::nftables::ElementChange::Add,
-                    TABLE,
-                    &name,
-                    item.element(),
-                );
+        for (first, last) in ranges.iter().filter(|(first, _)| Family::of(*first) == family) {
+            for item in Item::span(*first, *last) {
+                transaction.change_element(ElementChange::Add, TABLE, &name, item.element());
             }
         }
     }

@@ -97,24 +97,15 @@ struct Outcome {
     log: Vec<String>,
 }
 
-/// A server that is gone for an hour, and then is `changed`; what was before it is in force.
-fn an_hour(streaming: bool, history: bool) -> Outcome {
-    let log = Log::default();
-    let _logging = tracing::subscriber::set_default(log.subscriber());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let server = Server::new(streaming);
-    for number in 1..=3 {
-        let name = format!("s{number}");
-        server.put("services", service(&name, &format!("10.96.0.{number}")));
-        server.put("endpointslices", slice(&name, &format!("10.244.1.{number}")));
-    }
-    server.put("nodes", node("n1"));
-    server.put("nodes", node("n2"));
-    server.put("pods", pod("p1"));
+/// Whose clock only tests set.
+fn paused_runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().unwrap()
+}
+
+/// Reads the server until everything is known.
+fn opened(server: &Server) -> Kubernetes {
+    let runtime = paused_runtime();
     let wanted = Wanted { services: true, policies: true, namespaces: true };
     let watches = runtime.block_on(async { watch::all(&server.client(), wanted) });
     let reporter = Reporter::nobody();
@@ -125,6 +116,23 @@ fn an_hour(streaming: bool, history: bool) -> Outcome {
     while !source.told_complete {
         source.wait().unwrap();
     }
+    source
+}
+
+/// A server that is gone for an hour, and then is `changed`; what was before it is in force.
+fn an_hour(streaming: bool, history: bool) -> Outcome {
+    let log = Log::default();
+    let _logging = tracing::subscriber::set_default(log.subscriber());
+    let server = Server::new(streaming);
+    for number in 1..=3 {
+        let name = format!("s{number}");
+        server.put("services", service(&name, &format!("10.96.0.{number}")));
+        server.put("endpointslices", slice(&name, &format!("10.244.1.{number}")));
+    }
+    server.put("nodes", node("n1"));
+    server.put("nodes", node("n2"));
+    server.put("pods", pod("p1"));
+    let mut source = opened(&server);
     let before = size(&source);
 
     let left = source.runtime.block_on(async { Instant::now() });
@@ -217,4 +225,27 @@ fn after_an_hour_that_the_server_forgot_what_was_not_listed_is_gone_and_nothing_
         // And: too old.
         assert_told(an_hour(streaming, false), &expected, 2);
     }
+}
+
+/// Every attempt is a loop's, not one stream more around all the streams before.
+#[test]
+fn a_kind_that_the_server_lacks_is_asked_for_again_for_weeks() {
+    const ROUNDS: u32 = 5000;
+    const EACH: Duration = Duration::from_secs(300);
+    let work = || {
+        let server = Server::new(true);
+        server.lacks("clusternetworkpolicies");
+        let mut source = opened(&server);
+        let there = server.clone();
+        source.runtime.spawn(async move {
+            tokio::time::sleep(EACH * ROUNDS).await;
+            there.put("services", service("last", "10.96.0.99"));
+        });
+        while source.wait().unwrap().changes.is_empty() {}
+        let asked = server.asked("clusternetworkpolicies").len();
+        assert!(asked.abs_diff(ROUNDS as usize) < 10, "asked {asked} times");
+    };
+    // As large as the source's own.
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap();
+    thread.join().unwrap();
 }

@@ -1,6 +1,6 @@
 //! [`Server`]: an API server without sockets, so that whoever asks it may have a paused clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +22,8 @@ struct State {
     /// Whether it has streaming lists.
     streaming: bool,
     away: bool,
+    /// Kinds that it does not know, by plural.
+    lacks: BTreeSet<String>,
     version: u64,
     /// A watch cannot begin before this version.
     forgotten: u64,
@@ -61,6 +63,11 @@ impl Server {
         let mut state = self.lock();
         state.away = away;
         state.streams.clear();
+    }
+
+    /// It does not know this kind.
+    pub(in super::super) fn lacks(&self, plural: &str) {
+        self.lock().lacks.insert(plural.to_owned());
     }
 
     /// Old versions cannot be watched from.
@@ -111,6 +118,9 @@ impl State {
         self.asked.push((plural.to_owned(), Instant::now()));
         if self.away {
             return Err(ErrorKind::ConnectionRefused.into());
+        }
+        if self.lacks.contains(plural) {
+            return Ok(refused(404, "NotFound"));
         }
         let query: BTreeMap<&str, &str> = uri
             .query()
