@@ -166,6 +166,8 @@ fn what_others_remove_comes_back() {
             &["iptables-nft -t nat -F", "iptables-nft -t nat -X"],
             &["ip6tables-nft -t nat -D PREROUTING 1", "ip6tables-nft -t nat -D OUTPUT 1"],
             &["nft delete table ip nat", "nft delete table ip filter", "nft delete table ip6 nat"],
+            &["iptables-nft -t nat -R OUTPUT 1 -j RETURN"],
+            &["ip6tables-nft -t nat -R VIADUCT-ADDRESSES 1 -j RETURN"],
         ],
     };
     for damage in damages {

@@ -177,6 +177,8 @@ pub enum Meta {
     NfProto = 15,
     /// Transport protocol number.
     L4Proto = 16,
+    /// Kind of the interface it came in by, such as `veth`, as wide as a name.
+    IifKind = 26,
 }
 
 /// A property of the packet's connection (`enum nft_ct_keys`).

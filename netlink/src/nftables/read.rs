@@ -18,6 +18,7 @@ const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_GETSETELEM: u16 = 13;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_RULE_USERDATA: u16 = 7;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
@@ -56,19 +57,25 @@ pub struct RuleTag {
 impl NftSocket {
     /// The rules of a table, in order; `None` if there is no such table.
     pub fn rules(&mut self, table: Table<'_>) -> Result<Option<Vec<RuleTag>>> {
-        self.parse_rules(table, |tag, _| tag)
+        self.parse_rules(table, |tag, _, _| tag)
+    }
+
+    /// The rules of a table with their handles, in order; `None` if there is no such table. A rule that is added, or
+    /// put in another one's place, has a larger handle than all that there were before.
+    pub fn rule_handles(&mut self, table: Table<'_>) -> Result<Option<Vec<(RuleTag, u64)>>> {
+        self.parse_rules(table, |tag, handle, _| (tag, handle))
     }
 
     /// The rules of a table with the packets that their (first) counters have seen, in order; `None` if
     /// there is no such table. Rules without a counter have seen none.
     pub fn rule_packets(&mut self, table: Table<'_>) -> Result<Option<Vec<(RuleTag, u64)>>> {
-        self.parse_rules(table, |tag, expressions| (tag, packets_of(expressions)))
+        self.parse_rules(table, |tag, _, expressions| (tag, packets_of(expressions)))
     }
 
     fn parse_rules<T>(
         &mut self,
         table: Table<'_>,
-        make: impl Fn(RuleTag, &[u8]) -> T,
+        make: impl Fn(RuleTag, u64, &[u8]) -> T,
     ) -> Result<Option<Vec<T>>> {
         let mut request = Writer::default();
         request.message(nft(NFT_MSG_GETRULE), NLM_F_DUMP, |m| {
@@ -80,17 +87,19 @@ impl NftSocket {
             .dump(request, |payload| {
                 let mut rule = RuleTag { chain: String::new(), comment: String::new() };
                 let mut expressions: &[u8] = &[];
+                let mut handle = 0;
                 for (kind, value) in attributes_after(payload, NFGENMSG_LEN) {
                     match kind {
                         // The kernel's filter is a hint; another table's rule is not ours.
                         NFTA_RULE_TABLE if read_string(value) != table.name => return None,
                         NFTA_RULE_CHAIN => rule.chain = read_string(value),
+                        NFTA_RULE_HANDLE => handle = read_be64(value).unwrap_or_default(),
                         NFTA_RULE_USERDATA => rule.comment = comment(value).unwrap_or_default(),
                         NFTA_RULE_EXPRESSIONS => expressions = value,
                         _ => {}
                     }
                 }
-                Some(make(rule, expressions))
+                Some(make(rule, handle, expressions))
             })
             .map_err(|error| {
                 error.during(format!("list the rules of nftables table {:?}", table.name))

@@ -256,6 +256,7 @@ fn properties_of_packets_and_of_their_source() {
             Expression::LoadMeta(Meta::Priority, Register(0)),
             Expression::LoadMeta(Meta::IifName, Register(0)),
             Expression::LoadMeta(Meta::OifName, Register(0)),
+            Expression::LoadMeta(Meta::IifKind, Register(0)),
             Expression::StoreMeta(Meta::Priority, Register(1)),
             Expression::LoadSourceType(Register(0)),
             Expression::LoadPayload(Payload::IP6_DADDR, Register(0)),
@@ -265,6 +266,7 @@ fn properties_of_packets_and_of_their_source() {
             Theirs("meta", &[(key, 2), (to, A)], &[], &[]),
             Theirs("meta", &[(key, 6), (to, A)], &[], &[]),
             Theirs("meta", &[(key, 7), (to, A)], &[], &[]),
+            Theirs("meta", &[(key, 26), (to, A)], &[], &[]),
             Theirs("meta", &[(key, 2), (from, B)], &[], &[]),
             Theirs(
                 "fib",

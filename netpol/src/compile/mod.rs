@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use attachments::Attachment;
 pub use chain::{Chain, ChainKey, Rest, Step};
 pub use dirty::Touched;
-pub use matches::{Matches, OfAddress, Ports, Range, TooLarge, about, merge_ranges};
+pub use matches::{Matches, OfAddress, Ports, Range, TooLarge, about};
 pub use sources::Sources;
 
 use crate::cidr::Cidr;

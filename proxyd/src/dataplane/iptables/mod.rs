@@ -222,6 +222,9 @@ impl Of {
         let undisturbed =
             self.stamp.as_ref() == Some(&before) && after.follows(&before, script.tables);
         self.stamp = undisturbed.then_some(after);
+        if let Some(counts) = &mut self.counts {
+            script.chains().for_each(|(table, chain)| counts.rewritten(*table, chain));
+        }
         script.committed(&mut self.held);
         Ok(())
     }

@@ -108,6 +108,11 @@ impl Script {
         self.tables == 0
     }
 
+    /// Those of our chains that it writes.
+    pub(super) fn chains(&self) -> impl Iterator<Item = &(Table, String)> {
+        self.chains.iter().map(|(key, _)| key)
+    }
+
     /// What `iptables-restore` was told in this line, from 1.
     pub(super) fn line(&self, number: usize) -> Option<&str> {
         self.text.lines().nth(number.checked_sub(1)?)

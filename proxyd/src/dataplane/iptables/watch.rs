@@ -47,9 +47,16 @@ impl Stamp {
     }
 }
 
-/// How many rules there are in each chain of the nft variant: in ours, and in those that lead to ours.
+/// The rules of each chain of the nft variant: of ours, and of those that lead to ours.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Counts(HashMap<(Table, String), usize>);
+pub(super) struct Counts(HashMap<(Table, String), Count>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    rules: usize,
+    /// The handle of the youngest, if it is known: a rule in another one's place has a new one.
+    youngest: Option<u64>,
+}
 
 impl Counts {
     /// Counts them; `None` for the legacy variant, which has no such question.
@@ -58,33 +65,48 @@ impl Counts {
             return Ok(None);
         }
         let mut socket = NftSocket::open()?;
-        let mut counts: HashMap<(Table, String), usize> = HashMap::new();
+        let mut counts: HashMap<(Table, String), Count> = HashMap::new();
         for table in Table::ALL {
             let in_nft = NftTable { family: table_family(family), name: table.name() };
             let chains = socket.chains(in_nft)?.into_iter();
             let jumps = held.jumps.iter().filter(|jump| jump.table == table);
             let lead: Vec<&str> = jumps.map(|jump| jump.chain.as_str()).collect();
             let counted = chains.filter(|name| name.starts_with(PREFIX) || lead.contains(&&**name));
-            counts.extend(counted.map(|chain| ((table, chain), 0)));
-            for rule in socket.rules(in_nft)?.unwrap_or_default() {
+            let empty = Count { rules: 0, youngest: Some(0) };
+            counts.extend(counted.map(|chain| ((table, chain), empty)));
+            for (rule, handle) in socket.rule_handles(in_nft)?.unwrap_or_default() {
                 if let Some(count) = counts.get_mut(&(table, rule.chain)) {
-                    *count += 1;
+                    count.rules += 1;
+                    count.youngest = count.youngest.max(Some(handle));
                 }
             }
         }
         Ok(Some(Counts(counts)))
     }
 
-    /// Whether our chains are as long as they should be, and the others as long as they were `before`.
+    /// We wrote this chain ourselves: how old its rules are is not known any more.
+    pub(super) fn rewritten(&mut self, table: Table, chain: &str) {
+        if let Some(count) = self.0.get_mut(&(table, chain.to_owned())) {
+            count.youngest = None;
+        }
+    }
+
+    /// Whether our chains are as long as they should be, and the others as long as they were `before`; and in all
+    /// of which that was known then, whether the rules are the same.
     pub(super) fn are_right(&self, before: &Counts, held: &Held) -> bool {
-        let ours = self.0.iter().filter(|((_, chain), _)| chain.starts_with(PREFIX));
-        let right = |(chain, count): (&(Table, String), &usize)| {
-            held.chains.get(chain).is_some_and(|content| content.rules == *count)
+        let right = |(chain, now): (&(Table, String), &Count)| {
+            let was = before.0.get(chain);
+            let known = was.and_then(|was| was.youngest);
+            let long = match held.chains.get(chain) {
+                Some(content) => Some(content.rules),
+                None if chain.1.starts_with(PREFIX) => None,
+                None => was.map(|was| was.rules),
+            };
+            long == Some(now.rules) && known.is_none_or(|handle| now.youngest == Some(handle))
         };
-        let mut others = self.0.iter().filter(|((_, chain), _)| !chain.starts_with(PREFIX));
-        ours.clone().count() == held.chains.len()
-            && ours.clone().all(right)
-            && others.all(|(chain, count)| before.0.get(chain) == Some(count))
+        let ours = self.0.keys().filter(|(_, chain)| chain.starts_with(PREFIX));
+        ours.count() == held.chains.len()
+            && self.0.iter().all(right)
             && held.jumps.iter().all(|jump| self.0.contains_key(&(jump.table, jump.chain.clone())))
     }
 }

@@ -7,8 +7,8 @@
 //! connection is judged once more, at its next packet.
 
 use netlink::nftables::{
-    Chain, Compare, Ct, DataType, Element, Expression, Hook, Key, Meta, Payload, Register, Set,
-    Table, TableFamily, Transaction, Verdict,
+    Chain, Compare, Ct, DataType, Expression, Hook, Meta, Payload, Register, RuleTag, Set, Table,
+    TableFamily, Transaction, Verdict,
 };
 
 use netlink::Family;
@@ -21,11 +21,14 @@ pub(super) const TABLE: Table<'_> = Table { family: TableFamily::Inet, name: "vi
 /// Bits of the connection mark that hold the generation.
 const GENERATION_SHIFT: u32 = 16;
 pub(super) const GENERATION_MASK: u32 = 0xffff << GENERATION_SHIFT;
-pub(super) const GENERATION: &str = "generation";
+/// What the rule that writes the generation has as its comment, before the number.
+const GENERATION: &str = "generation ";
 const FORWARD: &str = "forward";
 /// What IPVS forwards passes the output hook instead.
 const THROUGH_IPVS: &str = "through-ipvs";
 pub(super) const JUDGE: &str = "judge";
+/// Where connections are judged that were not, or not in this generation.
+const NOT_MARKED: &str = "not-marked";
 const ALLOWED: &str = "allowed";
 const NEIGHBOURS: &str = "neighbour-discovery";
 pub(super) const UNTRACKABLE: &str = "untrackable";
@@ -41,7 +44,6 @@ pub(super) fn after_address(family: Family) -> Register {
 
 // `NF_CT_STATE_*` bits.
 const INVALID: u32 = 1 << 0;
-const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
 const NEW: u32 = 1 << 3;
 const UNTRACKED: u32 = 1 << 6;
@@ -66,7 +68,7 @@ pub(super) const ISOLATED: &str = "isolated";
 pub(super) const SELF: &str = "self";
 /// Addresses of pods that are known, if every one must be.
 pub(super) const KNOWN: &str = "known";
-/// Where connections from, and to, a local address are judged.
+/// Where connections from, and to, a local address are judged: a chain, and its maps.
 pub(super) const EGRESS: &str = "egress";
 pub(super) const INGRESS: &str = "ingress";
 
@@ -117,7 +119,6 @@ pub(super) fn family_is(family: Family) -> [Expression; 2] {
 ///
 /// Of `networks` every address must be known.
 pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool, networks: &[Cidr]) {
-    transaction.add_set(TABLE, &Set::new(GENERATION, &[DataType::Mark]));
     for family in [Family::V4, Family::V6] {
         let address = address_type(family);
         transaction.add_set(TABLE, &Set::new(&of(ISOLATED, family), &[address]));
@@ -126,48 +127,38 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool, 
             transaction.add_set(TABLE, &Set::new(&of(map, family), &[address]).verdict_map());
         }
     }
-    let mut judging = vec![(FORWARD, Hook::FORWARD)];
-    if ipvs {
-        judging.push((THROUGH_IPVS, Hook::OUTPUT));
-    }
-    for (name, number) in &judging {
-        let hook = Hook { kind: "filter", number: *number, priority: 0 };
+    for (name, number) in entrances(ipvs) {
+        let hook = Hook { kind: "filter", number, priority: 0 };
         transaction.add_chain(TABLE, &Chain { name, hook: Some(hook) });
     }
-    for name in [JUDGE, ALLOWED, SELF, NEIGHBOURS, UNTRACKABLE] {
+    for name in [NOT_MARKED, JUDGE, EGRESS, INGRESS, ALLOWED, SELF, NEIGHBOURS, UNTRACKABLE] {
         transaction.add_chain(TABLE, &Chain { name, hook: None });
     }
-    if ipvs {
-        let own = [
-            Expression::LoadSourceType(R0),
-            Expression::Compare(Compare::Equal, R0, RTN_LOCAL.to_ne_bytes().into()),
-            Expression::Verdict(Verdict::Accept),
-        ];
-        transaction.add_rule(TABLE, THROUGH_IPVS, "the node's own", &own);
-    }
-    for (chain, _) in judging {
-        for (comment, rule) in entrance() {
-            transaction.add_rule(TABLE, chain, comment, &rule);
-        }
+    for (comment, rule) in not_marked() {
+        transaction.add_rule(TABLE, NOT_MARKED, comment, &rule);
     }
     write_untrackable(transaction);
+    write_judgement(transaction);
     if !networks.is_empty() {
         unknown::write(transaction, networks);
     }
-    for rule in judgement() {
-        transaction.add_rule(TABLE, JUDGE, "", &rule);
-    }
     transaction.add_rule(TABLE, UNTRACKABLE, "", &[Expression::Verdict(Verdict::Accept)]);
     write_self(transaction);
-    write_generation(transaction, generation);
+    write_generation(transaction, generation, ipvs);
+}
+
+/// The base chains, with the numbers of their hooks.
+fn entrances(ipvs: bool) -> impl Iterator<Item = (&'static str, u32)> {
+    let through_ipvs = ipvs.then_some((THROUGH_IPVS, Hook::OUTPUT));
+    [(FORWARD, Hook::FORWARD)].into_iter().chain(through_ipvs)
 }
 
 pub(super) fn goto(chain: &str) -> Expression {
     Expression::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
-/// Which packets are judged. What is asked most often comes first.
-fn entrance() -> [(&'static str, Vec<Expression>); 6] {
+/// Which packets are judged, of those without the mark of the current generation. What is asked most often comes first.
+fn not_marked() -> [(&'static str, Vec<Expression>); 5] {
     let accept = Expression::Verdict(Verdict::Accept);
     let error =
         |number| [&any_of(RELATED)[..], &protocol(number), std::slice::from_ref(&accept)].concat();
@@ -176,20 +167,9 @@ fn entrance() -> [(&'static str, Vec<Expression>); 6] {
         Expression::Compare(Compare::Equal, R0, NEW.to_ne_bytes().into()),
         goto(JUDGE),
     ];
-    let generation = [
-        Expression::LoadCt(Ct::Mark, R0),
-        Expression::Bitwise {
-            register: R0,
-            mask: GENERATION_MASK.to_ne_bytes().into(),
-            xor: vec![0; 4],
-        },
-        Expression::LookupSet { set: GENERATION.into(), key: R0, inverted: false },
-        accept.clone(),
-    ];
     let unknown = "no connection is known that could be judged";
     [
         ("", new.into()),
-        ("allowed in this generation", [&any_of(ESTABLISHED | RELATED)[..], &generation].concat()),
         (unknown, [&any_of(INVALID | UNTRACKED)[..], &[goto(UNTRACKABLE)]].concat()),
         ("errors about a connection", error(ICMP)),
         ("errors about a connection", error(ICMPV6)),
@@ -197,18 +177,20 @@ fn entrance() -> [(&'static str, Vec<Expression>); 6] {
     ]
 }
 
-/// The chains of both ends, egress first; what comes back from both is allowed.
-fn judgement() -> [Vec<Expression>; 5] {
-    let end = |map: &str, family, load: fn(Family, Register) -> Expression| {
-        vec![load(family, R0), Expression::LookupVerdict { map: of(map, family), key: R0 }]
-    };
-    [
-        end(EGRESS, Family::V4, source),
-        end(EGRESS, Family::V6, source),
-        end(INGRESS, Family::V4, destination),
-        end(INGRESS, Family::V6, destination),
-        vec![goto(ALLOWED)],
-    ]
+/// What comes back from the chains of both ends is allowed. An address that is judged leads to its pods' chain, and
+/// that back to here: what the chain of an end has after its maps is for other addresses.
+fn write_judgement(transaction: &mut Transaction) {
+    for (end, load) in
+        [(EGRESS, source as fn(Family, Register) -> Expression), (INGRESS, destination)]
+    {
+        let jump = Expression::Verdict(Verdict::Jump(end.to_owned()));
+        transaction.add_rule(TABLE, JUDGE, "", &[jump]);
+        for family in [Family::V4, Family::V6] {
+            let chain = Expression::LookupVerdict { map: of(end, family), key: R0 };
+            transaction.add_rule(TABLE, end, "", &[load(family, R0), chain]);
+        }
+    }
+    transaction.add_rule(TABLE, JUDGE, "", &[goto(ALLOWED)]);
 }
 
 /// What would be denied passes if it is a pod with itself.
@@ -261,34 +243,47 @@ fn write_untrackable(transaction: &mut Transaction) {
     }
 }
 
-fn generation_element(generation: u16) -> Element {
-    Element::new(Key::new().mark(u32::from(generation) << GENERATION_SHIFT))
+/// What the mark has, and what leaves the rest of it alone.
+fn masked(mask: u32, xor: u32) -> [Expression; 2] {
+    let (mask, xor) = (mask.to_ne_bytes().into(), xor.to_ne_bytes().into());
+    [Expression::LoadCt(Ct::Mark, R0), Expression::Bitwise { register: R0, mask, xor }]
 }
 
-fn write_generation(transaction: &mut Transaction, generation: u16) {
-    transaction.add_elements(TABLE, GENERATION, false, &[generation_element(generation)]);
-    let rule = [
-        Expression::LoadCt(Ct::Mark, R0),
-        Expression::Bitwise {
-            register: R0,
-            mask: (!GENERATION_MASK).to_ne_bytes().into(),
-            xor: (u32::from(generation) << GENERATION_SHIFT).to_ne_bytes().into(),
-        },
-        Expression::StoreCt(Ct::Mark, R0),
-        Expression::Verdict(Verdict::Accept),
-    ];
-    transaction.add_rule(TABLE, ALLOWED, "", &rule);
+/// All rules that have the number. It is compared and not looked up: every packet of every connection is asked.
+fn write_generation(transaction: &mut Transaction, generation: u16, ipvs: bool) {
+    let accept = Expression::Verdict(Verdict::Accept);
+    let number = u32::from(generation) << GENERATION_SHIFT;
+    for (chain, _) in entrances(ipvs) {
+        if chain == THROUGH_IPVS {
+            let own = [
+                Expression::LoadSourceType(R0),
+                Expression::Compare(Compare::Equal, R0, RTN_LOCAL.to_ne_bytes().into()),
+                accept.clone(),
+            ];
+            transaction.add_rule(TABLE, chain, "the node's own", &own);
+        }
+        // A packet without a connection has no mark. One that nobody answers, such as a stream of logs, is new for
+        // ever, and judged once like any other.
+        let same = Expression::Compare(Compare::Equal, R0, number.to_ne_bytes().into());
+        let rule = [&masked(GENERATION_MASK, 0)[..], &[same, accept.clone()]].concat();
+        transaction.add_rule(TABLE, chain, "allowed in this generation", &rule);
+        transaction.add_rule(TABLE, chain, "", &[goto(NOT_MARKED)]);
+    }
+    let store = Expression::StoreCt(Ct::Mark, R0);
+    let rule = [&masked(!GENERATION_MASK, number)[..], &[store, accept]].concat();
+    transaction.add_rule(TABLE, ALLOWED, &format!("{GENERATION}{generation}"), &rule);
 }
 
 /// From here on every connection is judged once more.
-pub(super) fn change_generation(transaction: &mut Transaction, from: u16, to: u16) {
-    transaction.delete_elements(TABLE, GENERATION, &[generation_element(from)]);
-    transaction.flush_chain(TABLE, ALLOWED);
-    write_generation(transaction, to);
+pub(super) fn change_generation(transaction: &mut Transaction, to: u16, ipvs: bool) {
+    for chain in entrances(ipvs).map(|(chain, _)| chain).chain([ALLOWED]) {
+        transaction.flush_chain(TABLE, chain);
+    }
+    write_generation(transaction, to, ipvs);
 }
 
-/// The generation that an element of the set tells.
-pub(super) fn generation_of(element: &Element) -> Option<u16> {
-    let bytes: [u8; 4] = element.key.as_slice().try_into().ok()?;
-    u16::try_from(u32::from_ne_bytes(bytes) >> GENERATION_SHIFT).ok()
+/// The generation that a rule tells.
+pub(super) fn generation_of(rule: &RuleTag) -> Option<u16> {
+    let number = rule.comment.strip_prefix(GENERATION)?;
+    number.parse().ok().filter(|_| rule.chain == ALLOWED)
 }

@@ -133,7 +133,7 @@ impl Policies {
             // every kernel has.
             source_check::remove(&mut socket)?;
         }
-        let before = socket.elements(TABLE, layout::GENERATION)?.unwrap_or_default();
+        let before = socket.rules(TABLE)?.unwrap_or_default();
         let generation = match before.iter().find_map(layout::generation_of) {
             Some(generation) => generation,
             // Connections may carry a mark of a table that is no more: it should not be this one. (In a container
@@ -294,7 +294,7 @@ impl Policies {
         }
         let generation = if restricts { self.next_generation()? } else { self.generation };
         if restricts {
-            layout::change_generation(&mut transaction, self.generation, generation);
+            layout::change_generation(&mut transaction, generation, self.settings.ipvs);
         }
         if elements > 0 || restricts {
             self.socket.commit(transaction)?;
@@ -374,7 +374,7 @@ impl State {
         }
         for (map, key) in MAPS.into_iter().zip(verdicts) {
             let installed = key.as_ref().and_then(|key| self.chains.get(key));
-            let verdict = installed.map(|chain| Verdict::Jump(chain.name().to_owned()));
+            let verdict = installed.map(|chain| Verdict::Goto(chain.name().to_owned()));
             let leading = |verdict| (of(map, family), sets::address(address).verdict(verdict));
             all.extend(verdict.map(leading));
         }

@@ -33,6 +33,7 @@ const LINKS: &str = "pod-links";
 /// Pairs of a link and an address of its pod.
 const SOURCES: &str = "pod-sources";
 const PREROUTING: &str = "prerouting";
+const VETH: &str = "source-veth";
 const CHECK: &str = "source-check";
 const ADVERTISED: &str = "source-advertised";
 const LINK_LOCAL: &str = "source-link-local";
@@ -151,13 +152,20 @@ fn rules(table: TableFamily) -> Vec<(&'static str, &'static str, Vec<Expression>
     let mut rule = |chain, comment, parts: &[Vec<Expression>]| {
         rules.push((chain, comment, parts.concat()));
     };
+    let entrance = if bridge {
+        PREROUTING
+    } else {
+        // What this table sees of bridged pods, their bridge, and devices of the node are told apart without a look-up.
+        rule(PREROUTING, "", &[is_veth(), goto(VETH)]);
+        VETH
+    };
+    let address = pair_is_known(Payload::IP_SADDR, Family::V4);
+    rule(entrance, "from an IPv4 address of its own", &[is(Family::V4), address, accept()]);
     let of_pod = vec![
         Expression::LoadMeta(Meta::IifName, R0),
         Expression::LookupSet { set: LINKS.into(), key: R0, inverted: false },
     ];
-    rule(PREROUTING, "from a pod", &[of_pod, goto(CHECK)]);
-    let address = pair_is_known(Payload::IP_SADDR, Family::V4);
-    rule(CHECK, "from an IPv4 address of its own", &[is(Family::V4), address, accept()]);
+    rule(entrance, "from a pod", &[of_pod, goto(CHECK)]);
     if bridge {
         // A routed link has no other neighbours than the node, which asks for this pod's addresses alone.
         let jump = vec![Expression::Verdict(Verdict::Jump(ADVERTISED.into()))];
@@ -198,6 +206,13 @@ fn is_ethertype(number: u16) -> Vec<Expression> {
     vec![
         Expression::LoadPayload(Payload::ETHER_TYPE, R0),
         Expression::Compare(Compare::Equal, R0, number.to_be_bytes().to_vec()),
+    ]
+}
+
+fn is_veth() -> Vec<Expression> {
+    vec![
+        Expression::LoadMeta(Meta::IifKind, R0),
+        Expression::Compare(Compare::Equal, R0, Key::new().ifname("veth").0),
     ]
 }
 

@@ -1,22 +1,20 @@
 //! Addresses of this node's pods that no pod is known to have: they are denied everything, in both directions.
 
+use std::slice;
+
 use netlink::Family;
 use netlink::nftables::{
-    Chain, ElementChange, Expression, Payload, Register, Set, Transaction, Verdict,
+    Chain, Compare, Expression, Key, Payload, Register, Set, Transaction, Verdict,
 };
 use netpol::Cidr;
-use netpol::compile::merge_ranges;
 use netpol::model::Direction;
 
 use super::chain::log;
 use super::layout::{
-    HEADER_ENDS, JUDGE, KNOWN, TABLE, UNTRACKABLE, address_type, destination, family_is, goto, of,
-    source,
+    EGRESS, HEADER_ENDS, INGRESS, KNOWN, TABLE, UNTRACKABLE, address_type, destination, family_is,
+    goto, of, source,
 };
-use super::sets::Item;
 
-/// Networks of which every address must be known.
-const NETWORKS: &str = "pod-networks";
 /// Why, as the rule that denies says.
 const WHY: &str = "no pod is known to have this address";
 const R0: Register = Register(0);
@@ -35,27 +33,26 @@ pub fn unknown_pod(prefix: &str) -> Option<(Direction, &'static str)> {
     Some((direction, WHY))
 }
 
-/// The address in the register is of a pod, but is not known.
-fn asks(family: Family) -> [Expression; 2] {
-    let ask =
-        |set: &str, inverted| Expression::LookupSet { set: of(set, family), key: R0, inverted };
-    [ask(NETWORKS, false), ask(KNOWN, true)]
+/// The address that is loaded into the register is of this network, but is not known. (A node has a network or two:
+/// to look into a set of ranges would take longer.)
+fn asks(network: &Cidr, load: &Expression) -> Vec<Expression> {
+    let (first, last) = network.range();
+    let bytes = |address| Key::new().ip(address).0;
+    let mask = bytes(first).iter().zip(bytes(last)).map(|(first, last)| !(first ^ last)).collect();
+    let set = of(KNOWN, Family::of(first));
+    vec![
+        load.clone(),
+        Expression::Bitwise { register: R0, mask, xor: vec![0; bytes(first).len()] },
+        Expression::Compare(Compare::Equal, R0, bytes(first)),
+        load.clone(),
+        Expression::LookupSet { set, key: R0, inverted: true },
+    ]
 }
 
-/// Writes sets, chains and rules, before those that judge. [`KNOWN`] is left empty.
+/// Writes sets, chains and rules, where addresses that are judged do not come. [`KNOWN`] is left empty.
 pub(super) fn write(transaction: &mut Transaction, networks: &[Cidr]) {
-    // Ranges of a set may not overlap.
-    let ranges = merge_ranges(&networks.iter().map(Cidr::range).collect::<Vec<_>>());
     for family in [Family::V4, Family::V6] {
-        let address = [address_type(family)];
-        transaction.add_set(TABLE, &Set::new(&of(KNOWN, family), &address));
-        let name = of(NETWORKS, family);
-        transaction.add_set(TABLE, &Set::new(&name, &address).ranges());
-        for (first, last) in ranges.iter().filter(|(first, _)| Family::of(*first) == family) {
-            for item in Item::span(*first, *last) {
-                transaction.change_element(ElementChange::Add, TABLE, &name, item.element());
-            }
-        }
+        transaction.add_set(TABLE, &Set::new(&of(KNOWN, family), &[address_type(family)]));
     }
     for direction in [Direction::Egress, Direction::Ingress] {
         let name = name(direction);
@@ -64,21 +61,25 @@ pub(super) fn write(transaction: &mut Transaction, networks: &[Cidr]) {
         transaction.add_rule(TABLE, &chain, "", &log(name));
         let drop = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
         transaction.add_rule(TABLE, &chain, WHY, &drop);
-        for family in [Family::V4, Family::V6] {
-            let end = match direction {
-                Direction::Egress => source(family, R0),
-                Direction::Ingress => destination(family, R0),
+        for network in networks {
+            let family = Family::of(network.range().0);
+            let (end, address) = match direction {
+                Direction::Egress => (EGRESS, source(family, R0)),
+                Direction::Ingress => (INGRESS, destination(family, R0)),
             };
-            let rule = [&[end][..], &asks(family), &[goto(&chain)]].concat();
-            transaction.add_rule(TABLE, JUDGE, "", &rule);
+            let rule = [asks(network, &address), vec![goto(&chain)]].concat();
+            transaction.add_rule(TABLE, end, "", &rule);
         }
     }
     for (family, end) in HEADER_ENDS {
         let sends = [Payload::IP_SADDR, Payload::IP6_SADDR].contains(&end);
         let direction = if sends { Direction::Egress } else { Direction::Ingress };
-        let load = [Expression::LoadPayload(end, R0)];
-        let deny = [goto(&format!("{}.deny", name(direction)))];
-        let rule = [&family_is(family)[..], &load, &asks(family), &deny].concat();
-        transaction.add_rule(TABLE, UNTRACKABLE, "", &rule);
+        let (load, deny) =
+            (Expression::LoadPayload(end, R0), goto(&format!("{}.deny", name(direction))));
+        for network in networks.iter().filter(|network| Family::of(network.range().0) == family) {
+            let rule =
+                [&family_is(family)[..], &asks(network, &load), slice::from_ref(&deny)].concat();
+            transaction.add_rule(TABLE, UNTRACKABLE, "", &rule);
+        }
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn meta(key: Meta) -> (&'static str, Meaning, u32) {
         Meta::Priority => ("meta priority", Meaning::Priority, 4),
         Meta::Mark => ("meta mark", Meaning::Field(DataType::Mark), 4),
         Meta::IifName => ("iifname", Meaning::Field(DataType::IfName), 16),
+        Meta::IifKind => ("meta iifkind", Meaning::Field(DataType::IfName), 16),
         Meta::OifName => ("oifname", Meaning::Field(DataType::IfName), 16),
         Meta::NfProto => ("meta nfproto", Meaning::Number, 1),
         Meta::L4Proto => ("meta l4proto", Meaning::Field(DataType::InetProto), 1),
