@@ -1,5 +1,7 @@
 //! Reading back what a table of ours holds.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use rustix::io::Errno;
 
 use super::expression::read_verdict;
@@ -18,7 +20,6 @@ const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_GETSETELEM: u16 = 13;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_RULE_USERDATA: u16 = 7;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
@@ -57,25 +58,25 @@ pub struct RuleTag {
 impl NftSocket {
     /// The rules of a table, in order; `None` if there is no such table.
     pub fn rules(&mut self, table: Table<'_>) -> Result<Option<Vec<RuleTag>>> {
-        self.parse_rules(table, |tag, _, _| tag)
+        self.parse_rules(table, |tag, _| tag)
     }
 
-    /// The rules of a table with their handles, in order; `None` if there is no such table. A rule that is added, or
-    /// put in another one's place, has a larger handle than all that there were before.
-    pub fn rule_handles(&mut self, table: Table<'_>) -> Result<Option<Vec<(RuleTag, u64)>>> {
-        self.parse_rules(table, |tag, handle, _| (tag, handle))
+    /// The rules of a table, each with a number that tells rules apart by what they do, in order; `None` if there is no
+    /// such table. What a rule has counted makes no difference.
+    pub fn rule_digests(&mut self, table: Table<'_>) -> Result<Option<Vec<(RuleTag, u64)>>> {
+        self.parse_rules(table, |tag, expressions| (tag, digest(expressions)))
     }
 
     /// The rules of a table with the packets that their (first) counters have seen, in order; `None` if
     /// there is no such table. Rules without a counter have seen none.
     pub fn rule_packets(&mut self, table: Table<'_>) -> Result<Option<Vec<(RuleTag, u64)>>> {
-        self.parse_rules(table, |tag, _, expressions| (tag, packets_of(expressions)))
+        self.parse_rules(table, |tag, expressions| (tag, packets_of(expressions)))
     }
 
     fn parse_rules<T>(
         &mut self,
         table: Table<'_>,
-        make: impl Fn(RuleTag, u64, &[u8]) -> T,
+        make: impl Fn(RuleTag, &[u8]) -> T,
     ) -> Result<Option<Vec<T>>> {
         let mut request = Writer::default();
         request.message(nft(NFT_MSG_GETRULE), NLM_F_DUMP, |m| {
@@ -87,19 +88,17 @@ impl NftSocket {
             .dump(request, |payload| {
                 let mut rule = RuleTag { chain: String::new(), comment: String::new() };
                 let mut expressions: &[u8] = &[];
-                let mut handle = 0;
                 for (kind, value) in attributes_after(payload, NFGENMSG_LEN) {
                     match kind {
                         // The kernel's filter is a hint; another table's rule is not ours.
                         NFTA_RULE_TABLE if read_string(value) != table.name => return None,
                         NFTA_RULE_CHAIN => rule.chain = read_string(value),
-                        NFTA_RULE_HANDLE => handle = read_be64(value).unwrap_or_default(),
                         NFTA_RULE_USERDATA => rule.comment = comment(value).unwrap_or_default(),
                         NFTA_RULE_EXPRESSIONS => expressions = value,
                         _ => {}
                     }
                 }
-                Some(make(rule, handle, expressions))
+                Some(make(rule, expressions))
             })
             .map_err(|error| {
                 error.during(format!("list the rules of nftables table {:?}", table.name))
@@ -305,12 +304,20 @@ fn counter_packets(expression: &[u8]) -> Option<u64> {
     attribute(data, NFTA_COUNTER_PACKETS).and_then(read_be64)
 }
 
+fn is_counter(expression: &[u8]) -> bool {
+    attribute(expression, NFTA_EXPR_NAME).is_some_and(|name| read_string(name) == "counter")
+}
+
 fn packets_of(expressions: &[u8]) -> u64 {
-    let is_counter = |expression: &&[u8]| {
-        attribute(expression, NFTA_EXPR_NAME).is_some_and(|name| read_string(name) == "counter")
-    };
-    let first = attributes(expressions).map(|(_, expression)| expression).find(is_counter);
-    first.and_then(counter_packets).unwrap_or(0)
+    let mut all = attributes(expressions).map(|(_, expression)| expression);
+    all.find(|expression| is_counter(expression)).and_then(counter_packets).unwrap_or(0)
+}
+
+fn digest(expressions: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let all = attributes(expressions).map(|(_, expression)| expression);
+    all.filter(|expression| !is_counter(expression)).for_each(|one| one.hash(&mut hasher));
+    hasher.finish()
 }
 
 /// The comment in libnftnl's user data.

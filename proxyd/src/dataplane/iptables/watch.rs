@@ -4,6 +4,7 @@
 //! seconds for tens of thousands of rules, the rules are counted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use netlink::nftables::{Generation, NftSocket, Table as NftTable};
 use netlink::xtables::{Extent, extent};
@@ -51,11 +52,11 @@ impl Stamp {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Counts(HashMap<(Table, String), Count>);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     rules: usize,
-    /// The handle of the youngest, if it is known: a rule in another one's place has a new one.
-    youngest: Option<u64>,
+    /// Of what they do, in order, if that is known.
+    digest: Option<u64>,
 }
 
 impl Counts {
@@ -72,22 +73,25 @@ impl Counts {
             let jumps = held.jumps.iter().filter(|jump| jump.table == table);
             let lead: Vec<&str> = jumps.map(|jump| jump.chain.as_str()).collect();
             let counted = chains.filter(|name| name.starts_with(PREFIX) || lead.contains(&&**name));
-            let empty = Count { rules: 0, youngest: Some(0) };
-            counts.extend(counted.map(|chain| ((table, chain), empty)));
-            for (rule, handle) in socket.rule_handles(in_nft)?.unwrap_or_default() {
-                if let Some(count) = counts.get_mut(&(table, rule.chain)) {
-                    count.rules += 1;
-                    count.youngest = count.youngest.max(Some(handle));
+            let mut hashers: HashMap<String, (usize, DefaultHasher)> =
+                counted.map(|chain| (chain, Default::default())).collect();
+            for (rule, digest) in socket.rule_digests(in_nft)?.unwrap_or_default() {
+                if let Some((rules, hasher)) = hashers.get_mut(&rule.chain) {
+                    *rules += 1;
+                    digest.hash(hasher);
                 }
             }
+            counts.extend(hashers.into_iter().map(|(chain, (rules, hasher))| {
+                ((table, chain), Count { rules, digest: Some(hasher.finish()) })
+            }));
         }
         Ok(Some(Counts(counts)))
     }
 
-    /// We wrote this chain ourselves: how old its rules are is not known any more.
+    /// We wrote this chain ourselves: its digest is not known any more.
     pub(super) fn rewritten(&mut self, table: Table, chain: &str) {
         if let Some(count) = self.0.get_mut(&(table, chain.to_owned())) {
-            count.youngest = None;
+            count.digest = None;
         }
     }
 
@@ -96,13 +100,13 @@ impl Counts {
     pub(super) fn are_right(&self, before: &Counts, held: &Held) -> bool {
         let right = |(chain, now): (&(Table, String), &Count)| {
             let was = before.0.get(chain);
-            let known = was.and_then(|was| was.youngest);
+            let known = was.and_then(|was| was.digest);
             let long = match held.chains.get(chain) {
                 Some(content) => Some(content.rules),
                 None if chain.1.starts_with(PREFIX) => None,
                 None => was.map(|was| was.rules),
             };
-            long == Some(now.rules) && known.is_none_or(|handle| now.youngest == Some(handle))
+            long == Some(now.rules) && known.is_none_or(|digest| now.digest == Some(digest))
         };
         let ours = self.0.keys().filter(|(_, chain)| chain.starts_with(PREFIX));
         ours.count() == held.chains.len()
