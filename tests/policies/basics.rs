@@ -170,9 +170,18 @@ fn an_audit_denies_nothing_and_counts() {
     let listed = || world.n1.namespace().command("nft", &["list", "ruleset"]);
     eventually("its chain", SOON, || listed().contains("default/web"));
     assert!(client.can_reach((web.v4(), WEB)));
-    let counted = listed();
-    let counter = counted.lines().find(|line| line.contains("\"default/web\"")).unwrap_or_default();
-    assert!(counter.contains("counter packets 1 "), "{counter}");
+    let counter = || {
+        let rules = listed();
+        rules.lines().find(|line| line.contains("\"default/web\"")).unwrap_or_default().to_owned()
+    };
+    assert!(counter().contains("counter packets 1 "), "{}", counter());
+    // Of a flow that nobody answers the first packet is judged, and no other.
+    let to = (web.v4(), WEB);
+    client.namespace().run(move || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        (0..5).for_each(|_| assert_eq!(socket.send_to(b"x", to).unwrap(), 1));
+    });
+    assert!(counter().contains("counter packets 2 "), "{}", counter());
     // It lifts nothing that the cluster's administrator denies.
     let deny = json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",

@@ -287,3 +287,19 @@ pub(super) fn generation_of(rule: &RuleTag) -> Option<u16> {
     let number = rule.comment.strip_prefix(GENERATION)?;
     number.parse().ok().filter(|_| rule.chain == ALLOWED)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_is_told_by_one_rule() {
+        let told = |chain: &str, comment: &str| {
+            generation_of(&RuleTag { chain: chain.into(), comment: comment.into() })
+        };
+        assert_eq!(told(ALLOWED, &format!("{GENERATION}65535")), Some(u16::MAX));
+        assert_eq!(told(ALLOWED, &format!("{GENERATION}65536")), None);
+        assert_eq!(told(FORWARD, &format!("{GENERATION}7")), None);
+        assert_eq!(told(ALLOWED, "7"), None);
+    }
+}
