@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use testnet::manifest::documents;
 use testnet::{Host, eventually};
 
+use super::forgery;
 use super::world::{SOON, WEB, World};
 
 fn only_those_who_are_allowed(settings: &str) {
@@ -45,7 +46,7 @@ fn only_those_who_are_allowed(settings: &str) {
     };
     let left: Vec<&str> = rules.lines().filter(chain).filter(|l| !l.contains("unknown")).collect();
     assert!(left.is_empty(), "without policies nobody has a chain: {left:?}");
-    assert!(!rules.contains(&format!("{} : jump", web.v4())), "or leads to one: {rules}");
+    assert!(!rules.contains(&format!("{} : goto", web.v4())), "or leads to one: {rules}");
 }
 
 #[test]
@@ -156,6 +157,35 @@ fn cluster_policies_come_before_and_after() {
     expect("a NetworkPolicy isolates", false);
     cluster("Admin", "Accept");
     expect("the administrator's word is final", true);
+}
+
+#[test]
+fn a_header_before_the_ports_opens_nothing() {
+    let world = World::new();
+    let _daemons = world.daemons("backend: host-gw\n");
+    let web = world.pod(&world.n1, "web", &json!({}));
+    let client = world.pod(&world.n1, "client", &json!({}));
+    let server = web.serve_udp(WEB);
+    let to = (web.v6(), WEB);
+    let ask = |port| client.udp_flow(to, port).unwrap().ask("x");
+    eventually("nobody denies", SOON, || ask(4000));
+    let deny = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "deny"},
+        "spec": {
+            "tier": "Admin", "priority": 10, "subject": {"namespaces": {}},
+            "ingress": [{
+                "action": "Deny", "from": [{"namespaces": {}}],
+                "protocols": [{"udp": {"destinationPort": {"number": WEB}}}],
+            }],
+        },
+    });
+    world.write("deny", &documents(&[&deny]));
+    eventually("the administrator denies", SOON, || ask(4000).is_err());
+    let answered = server.answered();
+    forgery::send_authenticated(client.namespace(), 4001, web.v6());
+    assert!(ask(4001).is_err());
+    assert_eq!(server.answered(), answered);
 }
 
 #[test]

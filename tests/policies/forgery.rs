@@ -59,6 +59,23 @@ pub(crate) fn advertise(sender: &Namespace, source: IpAddr, to: IpAddr, target: 
     });
 }
 
+/// Sends a datagram to `WEB` behind an authentication header (RFC 4302), which conntrack looks behind.
+pub(crate) fn send_authenticated(sender: &Namespace, source_port: u16, to: IpAddr) {
+    const AH: i32 = 51;
+    // UDP follows; length in words, less two; parameters, number, and a value of three words.
+    let mut packet = vec![17, 4, 0, 0];
+    packet.extend([0; 20]);
+    packet.extend(source_port.to_be_bytes());
+    packet.extend(WEB.to_be_bytes());
+    packet.extend([0, 12, 0, 0]);
+    packet.extend(b"word");
+    sender.run(move || {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(AH)));
+        let socket = socket.expect("a raw socket");
+        socket.send_to(&packet, &SocketAddr::new(to, 0).into()).expect("a packet sent");
+    });
+}
+
 /// Sends a datagram to `WEB` in a frame with these tags, in hexadecimal.
 pub(crate) fn send_tagged(from: &Pod<'_>, to: &Pod<'_>, tags: &str) {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.v4(), to.v4()) else {

@@ -1,5 +1,6 @@
 //! Live connections, pods that start, daemons that die.
 
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -44,9 +45,20 @@ fn what_is_taken_away_cuts_live_connections() {
         connection.ask("before").unwrap();
     }
     udp.ask("before").unwrap();
+    // And one that nobody answers.
+    let port = WEB + 1;
+    let [received, stream] = [web.namespace(), near.namespace()]
+        .map(|inside| inside.run(move || UdpSocket::bind(("0.0.0.0", port))).unwrap());
+    received.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let flows = || {
+        stream.send_to(b"x", (web.v4(), port)).unwrap();
+        received.recv(&mut [0]).is_ok()
+    };
+    assert!(flows() && flows());
     world.tell("near", &world.n1, &json!({}), Some(&near));
     world.tell("far", &world.n2, &json!({}), Some(&far));
     eventually("UDP is cut", SOON, || udp.ask("after").is_err());
+    assert!(!flows());
     for (what, connection) in
         [("TCP", &mut tcp), ("by a Service", &mut by_service), ("from afar", &mut from_far)]
     {
@@ -56,6 +68,7 @@ fn what_is_taken_away_cuts_live_connections() {
     // Given back, what still lives goes on.
     world.tell("near", &world.n1, &friend, Some(&near));
     eventually("UDP goes on", SOON, || udp.ask("again").is_ok());
+    assert!(flows());
 }
 
 #[test]
@@ -128,12 +141,21 @@ fn rules_outlive_the_daemon_and_come_back() {
     let to = (web.v4(), WEB);
     let denied = |what: &str| assert!(!client.can_reach(to), "{what}");
     denied("at first");
+    let generation = || {
+        let rules = world.n1.namespace().command("nft", &["list", "ruleset"]);
+        let told =
+            rules.split("comment \"generation ").nth(1).and_then(|rest| rest.split('"').next());
+        told.and_then(|number| number.parse::<u16>().ok()).expect("a generation")
+    };
+    let before = generation();
     daemon.kill();
     denied("without the daemon");
     daemon.start_again();
     for _ in 0..5 {
         denied("while the daemon starts");
     }
+    // What carries the mark of an earlier one must not pass.
+    assert!(generation() > before, "{} after {before}", generation());
     world.n1.namespace().command("nft", &["delete", "table", "inet", "viaduct-policy"]);
     eventually("the table is back", REPAIRED, || {
         daemon.log().contains("changed by somebody else").then_some(())

@@ -57,7 +57,7 @@ struct Of {
     services: Services,
     held: Held,
     stamp: Option<Stamp>,
-    /// How many rules there were when everything was as it should be.
+    /// The rules that there were when everything was as it should be.
     counts: Option<Counts>,
     /// Rules that the last sync wrote.
     last: BTreeMap<Table, usize>,
@@ -134,7 +134,8 @@ impl Iptables {
             }
             // Else the first transaction of a stranger's would have everything read again.
             let counts = Counts::now(self.variant, family, &of.held)?;
-            of.counts = counts.filter(|counts| counts.are_right(counts, &of.held));
+            let undisturbed = Some(Stamp::now(self.variant, family)?) == of.stamp;
+            of.counts = counts.filter(|counts| undisturbed && counts.are_right(counts, &of.held));
             self.families[index(family)] = Some(of);
         }
         Ok(written)

@@ -1,7 +1,7 @@
 //! Whether somebody else may have changed something: what is cheap to ask.
 //!
 //! Of the nft variant every transaction of nftables is told, anybody's. So before `iptables-save` is run, which takes
-//! seconds for tens of thousands of rules, the rules are counted.
+//! seconds for tens of thousands of rules, the rules are counted, with a digest of what they do.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};

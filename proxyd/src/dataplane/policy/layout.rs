@@ -1,4 +1,4 @@
-//! What never changes: table `inet viaduct-policy`, its base chain and its sets of local addresses.
+//! What does not depend on policies: table `inet viaduct-policy`, its base chain and its sets of local addresses.
 //!
 //! Connections are judged by their conntrack tuple and not by their packets: original source, reply source
 //! (the pod behind a Service) and its port. So the answer is the same in both directions, and whatever was
@@ -147,7 +147,7 @@ pub(super) fn write(transaction: &mut Transaction, generation: u16, ipvs: bool, 
     write_generation(transaction, generation, ipvs);
 }
 
-/// The base chains, with the numbers of their hooks.
+/// Where packets come from that may be judged: base chains, with the numbers of their hooks.
 fn entrances(ipvs: bool) -> impl Iterator<Item = (&'static str, u32)> {
     let through_ipvs = ipvs.then_some((THROUGH_IPVS, Hook::OUTPUT));
     [(FORWARD, Hook::FORWARD)].into_iter().chain(through_ipvs)
@@ -243,7 +243,7 @@ fn write_untrackable(transaction: &mut Transaction) {
     }
 }
 
-/// What the mark has, and what leaves the rest of it alone.
+/// Loads the connection's mark, keeps these of its bits and flips those.
 fn masked(mask: u32, xor: u32) -> [Expression; 2] {
     let (mask, xor) = (mask.to_ne_bytes().into(), xor.to_ne_bytes().into());
     [Expression::LoadCt(Ct::Mark, R0), Expression::Bitwise { register: R0, mask, xor }]
@@ -262,7 +262,7 @@ fn write_generation(transaction: &mut Transaction, generation: u16, ipvs: bool) 
             ];
             transaction.add_rule(TABLE, chain, "the node's own", &own);
         }
-        // A packet without a connection has no mark. One that nobody answers, such as a stream of logs, is new for
+        // A packet without a connection has no mark. A flow that nobody answers, such as a stream of logs, is new for
         // ever, and judged once like any other.
         let same = Expression::Compare(Compare::Equal, R0, number.to_ne_bytes().into());
         let rule = [&masked(GENERATION_MASK, 0)[..], &[same, accept.clone()]].concat();

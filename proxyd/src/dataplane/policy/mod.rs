@@ -14,7 +14,6 @@ mod source_check;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -44,7 +43,8 @@ pub struct Written {
 /// Policies in nftables.
 pub struct Policies {
     socket: NftSocket,
-    generation: u16,
+    /// `None`: not known. Connections may carry any then.
+    generation: Option<u16>,
     /// What was committed last; `None`: not known.
     state: Option<State>,
     settings: Settings,
@@ -134,12 +134,7 @@ impl Policies {
             source_check::remove(&mut socket)?;
         }
         let before = socket.rules(TABLE)?.unwrap_or_default();
-        let generation = match before.iter().find_map(layout::generation_of) {
-            Some(generation) => generation,
-            // Connections may carry a mark of a table that is no more: it should not be this one. (In a container
-            // the process's number is always the same.)
-            None => std::hash::RandomState::new().hash_one(()) as u16,
-        };
+        let generation = before.iter().find_map(layout::generation_of);
         Ok(Policies { socket, generation, state: None, settings, litter: Vec::new() })
     }
 
@@ -189,10 +184,10 @@ impl Policies {
     }
 
     fn next_generation(&self) -> Result<u16> {
-        if let Some(next) = self.generation.checked_add(1) {
+        if let Some(next) = self.generation.and_then(|generation| generation.checked_add(1)) {
             return Ok(next);
         }
-        // Connections that were idle for so long may carry what is to come now.
+        // Connections may carry what is to come now: of a table that is no more, or if they were idle for so long.
         let mut conntrack = Conntrack::open()?;
         for family in [Family::V4, Family::V6] {
             conntrack.clear_marks(family, layout::GENERATION_MASK)?;
@@ -215,9 +210,10 @@ impl Policies {
             elements += source_check::write(&mut transaction, &state.sources);
         }
         if shape.judges {
-            generation = self.next_generation()?;
+            let next = self.next_generation()?;
             let networks = compiler.denied_networks();
-            layout::write(&mut transaction, generation, self.settings.ipvs, networks);
+            layout::write(&mut transaction, next, self.settings.ipvs, networks);
+            generation = Some(next);
             state.denies_unknown = !networks.is_empty();
             elements += state.write_chains(&mut transaction, compiler);
         }
@@ -292,9 +288,11 @@ impl Policies {
             }
             state.sources.clone_from(compiler.sources());
         }
-        let generation = if restricts { self.next_generation()? } else { self.generation };
+        let mut generation = self.generation;
         if restricts {
-            layout::change_generation(&mut transaction, generation, self.settings.ipvs);
+            let next = self.next_generation()?;
+            layout::change_generation(&mut transaction, next, self.settings.ipvs);
+            generation = Some(next);
         }
         if elements > 0 || restricts {
             self.socket.commit(transaction)?;

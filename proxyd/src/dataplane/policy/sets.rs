@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netlink::Family;
-use netlink::nftables::{Ct, DataType, Element, ElementRef, Expression, Key, Meta, Register, Set};
+use netlink::nftables::{Ct, DataType, Element, ElementRef, Expression, Key, Register, Set};
 use netpol::Protocol;
 use netpol::compile::{Matches, OfAddress, Touched, about};
 use netpol::model::Direction;
@@ -100,8 +100,8 @@ impl Kind {
             next = after_address(family);
         }
         if !matches!(self, Kind::Peers(_) | Kind::Blocks(_)) {
-            // The packet's is the connection's: errors about connections were let pass before. It costs half as much.
-            rule.push(Expression::LoadMeta(Meta::L4Proto, next));
+            // Not the packet's: behind an IPv6 authentication header conntrack sees the ports, and nftables does not.
+            rule.push(Expression::LoadCt(Ct::Protocol, next));
         }
         if matches!(self, Kind::Ports | Kind::PeerPorts(_) | Kind::BlockPorts(_)) {
             rule.push(Expression::LoadCtReply(Ct::SourcePort, Register(next.0 + 1)));

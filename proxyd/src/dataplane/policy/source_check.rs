@@ -155,7 +155,7 @@ fn rules(table: TableFamily) -> Vec<(&'static str, &'static str, Vec<Expression>
     let entrance = if bridge {
         PREROUTING
     } else {
-        // What this table sees of bridged pods, their bridge, and devices of the node are told apart without a look-up.
+        // Bridged pods come by their bridge, others by devices of the node: rarely is that a veth, and looked up.
         rule(PREROUTING, "", &[is_veth(), goto(VETH)]);
         VETH
     };

@@ -49,7 +49,8 @@ fn asks(network: &Cidr, load: &Expression) -> Vec<Expression> {
     ]
 }
 
-/// Writes sets, chains and rules, where addresses that are judged do not come. [`KNOWN`] is left empty.
+/// Writes sets, chains and rules: after the maps of both ends, so that addresses that are judged do not come so far, and
+/// before the end of what cannot be tracked. [`KNOWN`] is left empty.
 pub(super) fn write(transaction: &mut Transaction, networks: &[Cidr]) {
     for family in [Family::V4, Family::V6] {
         transaction.add_set(TABLE, &Set::new(&of(KNOWN, family), &[address_type(family)]));
