@@ -46,14 +46,20 @@ pub(crate) fn iptables(report: &mut Report, rounds: usize) -> Result<()> {
     let name = "kube-proxy";
     let output = Command::new(kubernetes_program(name)?).arg("--version").output()?;
     report.peer(&format!("{name} {}", String::from_utf8_lossy(&output.stdout).trim()));
-    let plane = loaded(MIDDLE)?;
-    let mut start = |who, rounds| -> Result<f64> {
-        let last = starts(report, &plane, (who, Mode::Iptables), MIDDLE, rounds)?;
-        last.proxy.stop()?;
-        Ok(last.start)
-    };
-    let (ours, theirs) = (start(Who::Viaduct, rounds)?, start(Who::KubeProxy, 1)?);
-    report.bar("5k x 10 legacy: start, of kube-proxy's", ours / theirs, 0.1, "x");
+    for size in [MIDDLE, LARGE] {
+        let plane = loaded(size)?;
+        let mut start = |who, rounds| -> Result<f64> {
+            let last = starts(report, &plane, (who, Mode::Iptables), size, rounds)?;
+            last.proxy.stop()?;
+            Ok(last.start)
+        };
+        let (ours, theirs) = (start(Who::Viaduct, rounds)?, start(Who::KubeProxy, 1)?);
+        let what = format!("{} legacy: start, of kube-proxy's", size.name());
+        match size {
+            MIDDLE => report.bar(&what, ours / theirs, 0.1, "x"),
+            _ => report.figure(&what, "viaduct", &[ours / theirs], "x"),
+        }
+    }
     Ok(())
 }
 
