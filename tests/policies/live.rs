@@ -164,6 +164,31 @@ fn rules_outlive_the_daemon_and_come_back() {
 }
 
 #[test]
+fn a_mark_of_a_table_that_is_gone_opens_nothing() {
+    let world = World::new();
+    let [mut daemon, _other] = world.daemons("backend: host-gw\n");
+    let web = world.pod(&world.n1, "web", &json!({"app": "web"}));
+    let client = world.pod(&world.n1, "client", &json!({}));
+    let _server = web.serve_tcp(WEB);
+    let mut connection = client.connect((web.v4(), WEB)).unwrap();
+    connection.ask("before").unwrap();
+    daemon.kill();
+    let nft = |line: &str| world.n1.namespace().command("nft", &[line]);
+    nft("delete table inet viaduct-policy");
+    // What the first generation has.
+    nft(
+        "add table inet marker { chain all { type filter hook forward priority -1; ct mark set 0x10000; }; }",
+    );
+    connection.ask("marked").unwrap();
+    nft("delete table inet marker");
+    world.policy("web", &json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    daemon.start_again();
+    let rules = || world.n1.namespace().command("nft", &["list", "ruleset"]);
+    eventually("the policy is in force", SOON, || rules().contains("\"default/web\""));
+    assert!(connection.ask("after").is_err());
+}
+
+#[test]
 fn a_pod_that_ended_while_no_daemon_ran_is_forgotten() {
     let world = World::new();
     let [mut daemon, _other] = world.daemons("backend: host-gw\n");

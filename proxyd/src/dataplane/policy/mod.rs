@@ -183,17 +183,22 @@ impl Policies {
         }
     }
 
-    fn next_generation(&self) -> Result<u16> {
+    fn next_generation(&self) -> u16 {
         if let Some(next) = self.generation.and_then(|generation| generation.checked_add(1)) {
-            return Ok(next);
+            return next;
         }
         // Connections may carry what is to come now: of a table that is no more, or if they were idle for so long.
-        let mut conntrack = Conntrack::open()?;
-        for family in [Family::V4, Family::V6] {
-            conntrack.clear_marks(family, layout::GENERATION_MASK)?;
+        let cleared = Conntrack::open().and_then(|mut conntrack| {
+            let mut families = [Family::V4, Family::V6].into_iter();
+            families.try_for_each(|family| {
+                conntrack.clear_marks(family, layout::GENERATION_MASK).map(drop)
+            })
+        });
+        if let Err(error) = cleared {
+            tracing::warn!("{error}: what an earlier table allowed may pass unjudged");
         }
         // 0 is what connections carry that were never judged.
-        Ok(1)
+        1
     }
 
     /// Writes everything in place of what was there.
@@ -210,7 +215,7 @@ impl Policies {
             elements += source_check::write(&mut transaction, &state.sources);
         }
         if shape.judges {
-            let next = self.next_generation()?;
+            let next = self.next_generation();
             let networks = compiler.denied_networks();
             layout::write(&mut transaction, next, self.settings.ipvs, networks);
             generation = Some(next);
@@ -290,7 +295,7 @@ impl Policies {
         }
         let mut generation = self.generation;
         if restricts {
-            let next = self.next_generation()?;
+            let next = self.next_generation();
             layout::change_generation(&mut transaction, next, self.settings.ipvs);
             generation = Some(next);
         }
