@@ -177,7 +177,7 @@ fn a_mark_of_a_table_that_is_gone_opens_nothing() {
     nft("delete table inet viaduct-policy");
     // What the first generation has.
     nft(
-        "add table inet marker { chain all { type filter hook forward priority -1; ct mark set 0x10000; }; }",
+        "add table inet marker { chain every { type filter hook forward priority -1; ct mark set 0x10000; }; }",
     );
     connection.ask("marked").unwrap();
     nft("delete table inet marker");
