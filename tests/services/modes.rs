@@ -62,11 +62,6 @@ fn a_change_of_the_mode_fails_nobody() {
     let world = World::new();
     let (a, b) = (world.backend(&world.n1, "a"), world.backend(&world.n2, "b"));
     let client = world.pod(&world.n1, "client");
-    for flows in ["udp_timeout", "udp_timeout_stream"] {
-        // On a slow machine the changes take longer than the half minute that a flow is remembered.
-        let setting = format!("net/netfilter/nf_conntrack_{flows}");
-        world.n1.namespace().set_sysctl(&setting, "600");
-    }
     let mut proxyd = Proxyd::start(&world.n1, &["--proxy-mode", "nftables"]);
     let service = node_port_service("web", 10, NODE_PORT);
     let endpoints = [Endpoint::of(&a), Endpoint::of(&b)];

@@ -222,7 +222,7 @@ fn address(six: bool, number: u128) -> IpAddr {
 }
 
 /// The same addresses by ranges that do not overlap, in order.
-pub(crate) fn merge_ranges(ranges: &[Range]) -> Vec<Range> {
+fn merge_ranges(ranges: &[Range]) -> Vec<Range> {
     let mut numbers: Vec<((bool, u128), u128)> =
         ranges.iter().map(|(first, last)| (number(*first), number(*last).1)).collect();
     numbers.sort_unstable();

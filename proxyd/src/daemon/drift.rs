@@ -40,9 +40,7 @@ impl Watched {
             _ => None,
         }
     }
-}
 
-impl Watched {
     /// When changes are found that nobody tells.
     fn otherwise(self) -> &'static str {
         match self {

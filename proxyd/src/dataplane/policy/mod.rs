@@ -195,7 +195,9 @@ impl Policies {
             })
         });
         if let Err(error) = cleared {
-            tracing::warn!("{error}: what an earlier table allowed may pass unjudged");
+            tracing::warn!(
+                "{error}: connections that an earlier policy table allowed may go on, whatever policies say"
+            );
         }
         // 0 is what connections carry that were never judged.
         1

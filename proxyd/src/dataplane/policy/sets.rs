@@ -259,7 +259,7 @@ impl Item {
     }
 
     /// A range of a single field: where it begins, and before which address it ends.
-    pub(super) fn span(first: IpAddr, last: IpAddr) -> Vec<Item> {
+    fn span(first: IpAddr, last: IpAddr) -> Vec<Item> {
         let mut items = vec![Item::key(Key::new().ip(first))];
         let next = match last {
             IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|n| IpAddr::V4(n.into())),
