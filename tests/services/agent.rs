@@ -109,7 +109,7 @@ fn without_services_no_change_of_a_node_waits_for_a_sync() {
     let daemon = spawn(&world.n1, "services: false\n");
     await_conflist(&world.n1);
     let updated = || {
-        let page = daemon.http_get(10256, "/livez").expect("an answer").body;
+        let page = soon("an answer", || daemon.http_get(10256, "/livez")).body;
         serde_json::from_str::<Value>(&page).expect("JSON")["status"]["IPv4"]["lastUpdated"].clone()
     };
     let before = updated();
@@ -122,6 +122,20 @@ fn without_services_no_change_of_a_node_waits_for_a_sync() {
     soon("nothing waits after the change", || updated() != before);
     let queued = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
     assert_eq!(daemon.metric(queued, ""), None, "there are no syncs");
+}
+
+#[test]
+fn without_services_nothing_that_the_mode_needs_is_missed_or_set_up() {
+    let world = World::new();
+    let network = world.n1.agent_settings("services: false\n");
+    // This kernel may have no IPVS.
+    let more = ["--network-config", &network, "--proxy-mode", "ipvs"];
+    let daemon = Proxyd::spawn(&world.n1, &more);
+    await_conflist(&world.n1);
+    soon("it is ready", || daemon.log().contains("metrics: listening"));
+    assert!(!daemon.log().contains("/vs/"), "{}", daemon.log());
+    let links = world.n1.namespace().ip("link");
+    assert!(!links.contains("kube-ipvs0"), "{links}");
 }
 
 #[test]

@@ -71,13 +71,16 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens what is needed in the calling thread's network namespace.
-    pub fn new(config: Config, shared: Shared) -> Result<Engine> {
+    /// Opens what is needed in the calling thread's network namespace. Without `services` they are left to
+    /// somebody else, and only the agent is told of nodes.
+    pub fn new(config: Config, shared: Shared, services: bool) -> Result<Engine> {
         let cluster = Cluster::new(node::name(&config));
         shared.status.set("node", cluster.node_name().to_string());
         shared.status.set("mode", config.mode.to_string());
         shared.status.set("state", "waiting for Services and EndpointSlices");
-        let dataplane = Dataplane::open(&config)?;
+        // What a mode needs besides must not be missed, nor set up, where nothing is written with it.
+        let mode = if services { config.mode } else { Mode::Nftables };
+        let dataplane = Dataplane::open(mode, &config.ipvs)?;
         if let Keep::OursIn(variant) = dataplane.keep() {
             shared.status.set("iptables", variant.to_string());
         }
@@ -99,7 +102,7 @@ impl Engine {
             syncs: 0,
             listening: false,
             compare_at: None,
-            services: true,
+            services,
             agent: None,
             health_checks: BTreeMap::new(),
             sums_at: None,
@@ -111,11 +114,6 @@ impl Engine {
     /// Tells this agent of all nodes, once Services are in place and whenever a node changes.
     pub fn set_agent(&mut self, agent: ToAgent) {
         self.agent = Some(agent);
-    }
-
-    /// Leaves Services to somebody else: only the agent is told of nodes.
-    pub fn leave_services(&mut self) {
-        self.services = false;
     }
 
     fn tell_agent(&self) {

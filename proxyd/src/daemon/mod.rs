@@ -141,7 +141,7 @@ fn start_reporter(config: &Config) -> Result<Reporter> {
 pub fn oneshot(config: &Config) -> Result<()> {
     let shared = Shared::new(config);
     let mut source = open_source(config)?;
-    let mut engine = Engine::new(config.clone(), shared)?;
+    let mut engine = Engine::new(config.clone(), shared, true)?;
     let update = std::thread::scope(|scope| {
         let reader = scope.spawn(|| source.read());
         engine.read_ahead();
@@ -180,10 +180,7 @@ pub fn run(config: &Config) -> Result<()> {
     let metrics = shared.metrics.clone();
     let source = open(config, Options { patience: None, wanted, reporter, metrics })?;
     let (events, queue) = channel();
-    let mut engine = Engine::new(config.clone(), shared.clone())?;
-    if !services {
-        engine.leave_services();
-    }
+    let mut engine = Engine::new(config.clone(), shared.clone(), services)?;
     let mut policies = None;
     if let Some(network) = network {
         policies = start_policies(config, &network, &shared)?;

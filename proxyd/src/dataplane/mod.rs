@@ -19,7 +19,7 @@ use netlink::{Family, Result};
 
 pub use node::{FAMILIES, Node, NodePorts, PodTraffic, Settings, Written, index};
 
-use crate::config::{Config, Mode};
+use crate::config::{self, Mode};
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
 use iptables::Iptables;
@@ -39,12 +39,12 @@ pub enum Dataplane {
 }
 
 impl Dataplane {
-    /// Opens what the mode needs in the calling thread's network namespace.
-    pub fn open(config: &Config) -> Result<Dataplane> {
-        match config.mode {
+    /// Opens what a mode needs in the calling thread's network namespace.
+    pub fn open(mode: Mode, ipvs: &config::Ipvs) -> Result<Dataplane> {
+        match mode {
             Mode::Nftables => Nftables::open().map(Box::new).map(Dataplane::Nftables),
             Mode::Iptables => Iptables::open().map(Box::new).map(Dataplane::Iptables),
-            Mode::Ipvs => Ipvs::open(&config.ipvs).map(Box::new).map(Dataplane::Ipvs),
+            Mode::Ipvs => Ipvs::open(ipvs).map(Box::new).map(Dataplane::Ipvs),
         }
     }
 
