@@ -6,6 +6,7 @@ use std::time::Duration;
 use testnet::manifest::{Endpoint, documents};
 use testnet::{Family, Host, Manifests, Namespace, Node, Proxyd, eventually, programs};
 
+use super::churn::meanwhile;
 use super::world::{
     Addressed, PORT, TARGET, World, both, external, node_port_service, service, slices, vip,
     with_slices,
@@ -176,7 +177,7 @@ fn ipvs_leaves_what_is_excluded() {
     assert!(shown.contains("172.16.0.1:80") && !shown.contains("172.17.0.1:80"), "{shown}");
 }
 
-/// Without a pause: a change of the mode refuses no connection.
+/// No connection fails while the mode changes from and to the other two.
 #[test]
 fn ipvs_is_entered_and_left_without_a_gap() {
     if skipped() {
@@ -185,26 +186,64 @@ fn ipvs_is_entered_and_left_without_a_gap() {
     let world = World::new();
     let a = world.backend(&world.n1, "a");
     let client = world.pod(&world.n1, "client");
+    let mut proxyd = Proxyd::start(&world.n1, &["--proxy-mode", "nftables"]);
     let web = node_port_service("web", 10, NODE_PORT);
-    let other = with_slices(&web, "web", &[Endpoint::of(&a)]);
-    let mut first = world.start(&["--proxy-mode", "nftables"]);
-    first.apply("web", &other);
-    first.stop();
-    for (mode, is_ipvs) in [("ipvs", true), ("nftables", false), ("ipvs", true)] {
-        let mut proxyd = Proxyd::spawn(&world.n1, &["--proxy-mode", mode]);
-        let mut asked = 0;
-        eventually("the mode is in force", Duration::from_secs(30), || {
-            for family in FAMILIES {
-                assert_eq!(served(&client, (vip(family, 10), PORT)).0, "a", "to {mode}");
-                asked += 1;
-            }
-            let there = servers(&world.n1).contains("10.96.0.10:80");
-            there == is_ipvs && has_device(&world.n1) == is_ipvs
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    for (mode, family) in [
+        ("ipvs", Family::V4),
+        ("iptables", Family::V6),
+        ("ipvs", Family::V4),
+        ("nftables", Family::V6),
+    ] {
+        let change = || {
+            proxyd.stop();
+            proxyd = Proxyd::start(&world.n1, &["--proxy-mode", mode]);
+            eventually("the mode before is gone", Duration::from_secs(60), || {
+                let there = servers(&world.n1).contains("10.96.0.10:80");
+                (there, has_device(&world.n1)) == (mode == "ipvs", mode == "ipvs")
+                    && rules_of_iptables(&world.n1) == (mode == "iptables")
+            });
+        };
+        let to = (vip(family, 10), PORT);
+        let mut outside = (0, Vec::new());
+        let (attempts, failures) = meanwhile(&client, to, || {
+            outside = meanwhile(&world.lan, (world.n1.ip(family), NODE_PORT), change);
         });
-        assert!(asked >= 2);
-        proxyd.await_sync();
-        assert_eq!(served(&world.lan, (world.n1.ip(Family::V4), NODE_PORT)).0, "a");
-        proxyd.stop();
+        assert!(attempts > 20 && failures.is_empty(), "to {mode}: {attempts}: {failures:?}");
+        assert!(outside.0 > 20 && outside.1.is_empty(), "to {mode}: from outside: {outside:?}");
+    }
+}
+
+fn rules_of_iptables(node: &Node) -> bool {
+    ["legacy", "nft"].iter().any(|variant| {
+        let save = format!("iptables-{variant}-save");
+        node.namespace().command(&save, &["-t", "nat"]).contains("VIADUCT-")
+    })
+}
+
+/// The kernel of the tests has all schedulers but this one.
+#[test]
+fn ipvs_tells_of_a_scheduler_that_the_kernel_lacks_and_keeps_what_it_has() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let (a, b) = (world.backend(&world.n1, "a"), world.backend(&world.n1, "b"));
+    let mut proxyd = world.start(&[]);
+    let web = service("web", 10);
+    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    proxyd.stop();
+    let proxyd = Proxyd::spawn(&world.n1, &["--ipvs-scheduler", "twos"]);
+    proxyd.write("web", &with_slices(&web, "web", &[Endpoint::of(&b)]));
+    let status = soon("the status tells", || {
+        let page = proxyd.http_get(10249, "/status").map(|page| page.body).unwrap_or_default();
+        page.contains("twos").then_some(page)
+    });
+    assert!(status.contains("module ip_vs_twos"), "{status}");
+    let failures = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total";
+    assert!(proxyd.metric(failures, "").is_some_and(|count| count > 0.0));
+    for family in FAMILIES {
+        assert_eq!(served(&world.n1, (vip(family, 10), PORT)).0, "a");
     }
 }
 

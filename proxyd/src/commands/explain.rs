@@ -61,7 +61,7 @@ fn offline(question: &Question) -> Result<Value> {
     let network = config.network_config.as_deref().map(Network::read).transpose()?;
     let enforced = network.is_none_or(|network| network.policies);
     let world = enforced.then_some(&world);
-    let view = View { table: &table, cluster: &cluster, nodes: &nodes, world };
+    let view = View { table: &table, cluster: &cluster, nodes: &nodes, mode: config.mode, world };
     Ok(answer(view, &question.from, &question.to))
 }
 

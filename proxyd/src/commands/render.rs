@@ -12,19 +12,20 @@ use crate::daemon::node;
 use crate::dataplane::{iptables, ipvs, nftables};
 use crate::source::Problem;
 
-/// Prints what would be programmed, as `nft -f`, `iptables-restore` or `ipvsadm-restore` takes it; what is wrong with the source goes to standard
-/// error.
+/// Prints what would be programmed, as `nft -f`, `iptables-restore` or `ipvsadm-restore` takes it; what is wrong with
+/// the source goes to standard error.
 pub(super) fn render(config: &Config) -> Result<()> {
     let Planned { table, cluster, problems, .. } = plan_source(config)?;
-    if config.mode == Mode::Ipvs {
-        // The node's own addresses are not asked for: it may be another machine's manifests.
-        let addresses = cluster.this_node().map_or(&[][..], |node| &node.addresses);
-        let scheduler = config.ipvs.scheduler.name();
-        return print(&ipvs::render(table.frontends(), scheduler, addresses), &problems);
-    }
     // `run` sets what is configured before it asks.
     let be_liberal = config.conntrack.tcp_be_liberal || node::be_liberal();
     let mut nodes = node::tables(config, &cluster, be_liberal);
+    if config.mode == Mode::Ipvs {
+        // The node's own addresses are not asked for: it may be another machine's manifests.
+        let own = cluster.this_node().map_or(&[][..], |node| &node.addresses);
+        let own = own.iter().copied().collect();
+        let scheduler = config.ipvs.scheduler.name();
+        return print(&ipvs::render(table.frontends(), scheduler, &own, &nodes), &problems);
+    }
     if config.mode == Mode::Iptables {
         let checks = table.plans().filter_map(|(_, plan)| plan.health_check.as_ref());
         let mut ports: Vec<u16> = checks.map(|check| check.port).collect();

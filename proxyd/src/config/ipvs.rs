@@ -72,6 +72,8 @@ schedulers! {
     FailOver = "fo",
     /// Weighted overflow.
     Overflow = "ovf",
+    /// The less loaded one of two that are drawn.
+    PowerOfTwoChoices = "twos",
 }
 
 impl fmt::Display for IpvsScheduler {

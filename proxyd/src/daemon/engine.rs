@@ -214,7 +214,13 @@ impl Engine {
                 Event::Explain { from, to, world, answer } => {
                     let nodes = node::tables(&self.config, &self.cluster, self.be_liberal);
                     let (table, cluster) = (&self.table, &self.cluster);
-                    let view = View { table, cluster, nodes: &nodes, world: world.as_ref() };
+                    let view = View {
+                        table,
+                        cluster,
+                        nodes: &nodes,
+                        mode: self.config.mode,
+                        world: world.as_ref(),
+                    };
                     // Whoever asked may have gone.
                     let _ = answer.send(explain::answer(view, &from, &to));
                 }

@@ -12,6 +12,7 @@ use netpol::evaluate::{End, owner};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Protocol};
+use crate::config::Mode;
 use crate::dataplane::{FAMILIES, Node, NodePorts, PodTraffic};
 use crate::service::{Address, Backend, Frontend, FrontendKey, Masquerade, Resolution, Table};
 use ends::{Origin, Source, Target};
@@ -26,6 +27,8 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// What the tables hold besides.
     pub nodes: &'a [Node; 2],
+    /// How Services are programmed.
+    pub mode: Mode,
     /// What policies are about; `None` where none are enforced.
     pub world: Option<&'a netpol::World>,
 }
@@ -110,6 +113,14 @@ fn try_answer(view: View<'_>, from: &str, to: &str) -> Result<Value, String> {
             let rule = "internalTrafficPolicy Local: endpoints on this node";
             (&lists.local, rule.into(), false)
         }
+        Resolution::ByOrigin
+            if view.mode == Mode::Ipvs
+                && source.origin != Origin::Outside
+                && !lists.local.is_empty() =>
+        {
+            let rule = "externalTrafficPolicy Local: in ipvs mode endpoints on this node, for pods and the node too";
+            (&lists.local, rule.into(), false)
+        }
         Resolution::ByOrigin => match source.origin {
             Origin::Pod => {
                 let rule = "externalTrafficPolicy Local does not concern pods: any endpoint";
@@ -129,6 +140,8 @@ fn try_answer(view: View<'_>, from: &str, to: &str) -> Result<Value, String> {
             }
         },
     };
+    // IPVS gives the node's own connections the Service address as source.
+    let masquerade = masquerade || (view.mode == Mode::Ipvs && source.origin == Origin::ThisNode);
     if masquerade {
         path.push(json!({"hop": "masquerade", "address": "this node"}));
     }
@@ -205,11 +218,13 @@ fn no_frontend(
     let Address::Ip(ip) = target.address else {
         return json!({"verdict": "denied", "path": path, "reason": "no Service has this node port"});
     };
-    let is_cluster_ip = view
+    // In ipvs mode every Service address is the node's own, and refuses what no Service has.
+    let refuses = |frontend: &Frontend| frontend.cluster_ip || view.mode == Mode::Ipvs;
+    let refusing = view
         .table
         .frontends()
-        .find(|(key, frontend)| frontend.cluster_ip && key.address == target.address);
-    if let Some((_, frontend)) = is_cluster_ip {
+        .find(|(key, frontend)| refuses(frontend) && key.address == target.address);
+    if let Some((_, frontend)) = refusing {
         let service = &frontend.lists.owner.service;
         let reason =
             format!("service {service} has no port {}/{}: refused", target.port, target.protocol);

@@ -80,12 +80,18 @@ spec: {podSelector: {}}
 
 /// What is told on node n1, with these objects besides; without policies the world is not known.
 fn ask_with(more: &str, policies: bool, from: &str, to: &str) -> Value {
+    ask_in("nftables", more, policies, from, to)
+}
+
+/// The same in a proxy mode.
+fn ask_in(mode: &str, more: &str, policies: bool, from: &str, to: &str) -> Value {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("all.yaml"), format!("{OBJECTS}{more}")).unwrap();
     let flags = Flags {
         manifests: Some(folder.path().to_owned()),
         hostname_override: Some("n1".to_owned()),
         cluster_cidr: Some(vec!["10.1.0.0/16".to_owned()]),
+        proxy_mode: Some(mode.to_owned()),
         ..Flags::default()
     };
     let config = config::load(&flags).unwrap().config;
@@ -103,7 +109,8 @@ fn ask_with(more: &str, policies: bool, from: &str, to: &str) -> Value {
     }
     let nodes = node::tables(&config, &cluster, false);
     let world = policies.then(|| compiler.world());
-    answer(View { table: &table, cluster: &cluster, nodes: &nodes, world }, from, to)
+    let mode = config.mode;
+    answer(View { table: &table, cluster: &cluster, nodes: &nodes, mode, world }, from, to)
 }
 
 fn ask(more: &str, from: &str, to: &str) -> Value {
@@ -131,6 +138,50 @@ fn a_pod_and_a_pod_are_judged_by_both_ends_policies() {
     assert_eq!(ask(DENY, "node/n2", "pod/b/web-1")["verdict"], "denied");
     assert_eq!(ask(DENY, "pod/a/client", "pod/b/web-1/ICMP")["verdict"], "denied");
     assert_eq!(ask("", "pod/a/client", "pod/b/web-1/ICMP")["verdict"], "allowed");
+}
+
+/// A load balancer's address with the Local policy, and an endpoint on each node.
+const LOCAL: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: local, namespace: b}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.2
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 32000
+  ports: [{port: 80, nodePort: 30082, targetPort: 8080}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: local-1, namespace: b, labels: {kubernetes.io/service-name: local}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.1.1.2], nodeName: n1, conditions: {ready: true}}
+- {addresses: [10.1.2.2], nodeName: n2, conditions: {ready: true}}
+";
+
+#[test]
+fn ipvs_has_one_list_for_all_clients_and_refuses_ports_of_all_its_addresses() {
+    let (near, far) = ("10.1.1.2:8080", "10.1.2.2:8080");
+    for (mode, inside) in
+        [("nftables", &[near, far][..]), ("iptables", &[near, far]), ("ipvs", &[near])]
+    {
+        for (from, seen) in [("10.1.1.1", inside), ("node/n1", inside), ("1.2.3.4", &[near])] {
+            let found = ask_in(mode, LOCAL, false, from, "203.0.113.1:80");
+            let path = found["path"].as_array().unwrap();
+            let hop = path.iter().find(|hop| hop["candidates"].is_array());
+            let hop = hop.unwrap_or_else(|| panic!("{mode}: {from}: {found}"));
+            assert_eq!(hop["candidates"], json!(seen), "{mode}: {from}: {found}");
+            let masquerade = path.iter().any(|hop| hop["hop"] == "masquerade");
+            assert_eq!(masquerade, from == "node/n1", "{mode}: {from}: {found}");
+        }
+        let found = ask_in(mode, LOCAL, false, "1.2.3.4", "203.0.113.1:81");
+        let verdict = if mode == "ipvs" { "denied" } else { "unknown" };
+        assert_eq!(found["verdict"], verdict, "{mode}: {found}");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! - `device`: the device that makes Service addresses the node's own
 //! - `render`: the virtual servers as `ipvsadm-restore` takes them
 //!
-//! IPVS is read once at the start, and whenever something went wrong; then only differences are sent. The tables
-//! of nftables are compared then, too; one that differs is replaced whole, at once. A destination that is not wanted any more
+//! IPVS and the tables of nftables are read once at the start, and whenever something went wrong; then only
+//! differences are sent. A table whose rules differ is replaced whole, at once. A destination that is not wanted any more
 //! has weight 0 until its last connection has ended, which is looked for every few seconds, as is whether
 //! everything is still there: nobody tells when IPVS changes.
 
@@ -32,12 +32,15 @@ use crate::config::Ipvs as Settings;
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
 use device::Device;
+use items::{Item, SetId};
+use rules::Difference;
 use servers::Known;
 use state::{Changes, State, Touched};
 
 /// How often drained destinations are removed, and everything is looked at.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Virtual servers whose destinations are looked at in one period: each takes a message.
+/// Virtual servers whose destinations are looked at in one period, each by a message; where they are more than
+/// twice as many, half of them.
 const LOOKED_AT: usize = 500;
 /// Elements in one transaction.
 const CHUNK: usize = 8192;
@@ -123,14 +126,12 @@ impl Ipvs {
         let places = touched.places();
         let changes = self.state.changes(touched);
         let mut written = Written::default();
-        self.ipvs.apply(&changes.servers)?;
         if before.as_ref() == Some(nodes) {
-            self.change_elements(&changes, &mut written)?;
+            self.write(&changes, &mut written)?;
         } else {
             self.replace_tables(nodes, &mut written)?;
+            self.serve(&changes)?;
         }
-        self.device.bind(&changes.bound)?;
-        self.device.unbind(&changes.unbound)?;
         written.elements += changes.len() as u64;
         // What nobody is connected to need not be drained.
         for place in self.state.abandoned(places) {
@@ -140,49 +141,94 @@ impl Ipvs {
         Ok(written)
     }
 
-    fn change_elements(&mut self, changes: &Changes, written: &mut Written) -> Result<()> {
-        let deleted = changes.deleted.iter().map(|item| (ElementChange::Delete, item));
+    /// Writes changes so that nobody is served without what restricts and masquerades him: that is there before,
+    /// and goes afterwards.
+    fn write(&mut self, changes: &Changes, written: &mut Written) -> Result<()> {
         let added = changes.added.iter().map(|item| (ElementChange::Add, item));
-        let mut all: Vec<_> = deleted.chain(added).collect();
+        // Ranges of the same frontend must not overlap, and without any of them nobody is let in.
+        let replaced = |item: &&Item| item.set == SetId::SourceAllowed;
+        let (before, after): (Vec<_>, Vec<_>) = changes.deleted.iter().partition(replaced);
+        let deleted = |items: Vec<_>| items.into_iter().map(|item| (ElementChange::Delete, item));
+        self.change_elements(deleted(before).chain(added).collect(), written)?;
+        self.serve(changes)?;
+        self.change_elements(deleted(after).collect(), written)
+    }
+
+    /// Changes virtual servers, and then where they are reached.
+    fn serve(&mut self, changes: &Changes) -> Result<()> {
+        self.ipvs.apply(&changes.servers)?;
+        self.device.bind(&changes.bound)?;
+        self.device.unbind(&changes.unbound)
+    }
+
+    fn change_elements(
+        &mut self,
+        mut changes: Vec<(ElementChange, &Item)>,
+        written: &mut Written,
+    ) -> Result<()> {
         // What concerns the same set shares messages.
-        all.sort_by_key(|(_, item)| (item.family, item.set));
-        for chunk in all.chunks(CHUNK) {
+        changes.sort_by_key(|(_, item)| (item.family, item.set));
+        for chunk in changes.chunks(CHUNK) {
             let mut transaction = Transaction::new(None);
             for (change, item) in chunk {
                 let table = super::nftables::table(item.family);
                 transaction.change_element(*change, table, item.set.name(), item.element());
             }
-            self.commit(transaction, written)?;
-        }
-        Ok(())
-    }
-
-    fn replace_tables(&mut self, nodes: &[Node; 2], written: &mut Written) -> Result<()> {
-        for (family, node) in FAMILIES.into_iter().zip(nodes) {
-            let mut transaction = Transaction::new(None);
-            let items = self.state.items(family).collect();
-            rules::replace(family, node, items, &mut transaction);
-            self.commit(transaction, written)?;
-        }
-        Ok(())
-    }
-
-    /// Replaces those tables that are not as they should be, and tells what was not.
-    fn repair_tables(&mut self, nodes: &[Node; 2], written: &mut Written) -> Result<()> {
-        for (family, node) in FAMILIES.into_iter().zip(nodes) {
-            let items: Vec<&items::Item> = self.state.items(family).collect();
-            let found = rules::difference(&mut self.nft, family, node, items.clone())?;
-            let Some(found) = found else { continue };
-            written.repairs.push(found);
-            let mut transaction = Transaction::new(None);
-            rules::replace(family, node, items, &mut transaction);
             commit(&mut self.nft, transaction, written)?;
         }
         Ok(())
     }
 
-    fn commit(&mut self, transaction: Transaction, written: &mut Written) -> Result<()> {
+    fn replace_tables(&mut self, nodes: &[Node; 2], written: &mut Written) -> Result<()> {
+        FAMILIES.into_iter().try_for_each(|family| self.replace_table(family, nodes, written))
+    }
+
+    fn replace_table(
+        &mut self,
+        family: Family,
+        nodes: &[Node; 2],
+        written: &mut Written,
+    ) -> Result<()> {
+        let mut transaction = Transaction::new(None);
+        let items = self.state.items(family).collect();
+        rules::replace(family, &nodes[index(family)], items, &mut transaction);
         commit(&mut self.nft, transaction, written)
+    }
+
+    /// Writes these changes, and of the tables what is not as it should be.
+    fn repair(
+        &mut self,
+        mut changes: Changes,
+        nodes: &[Node; 2],
+        written: &mut Written,
+    ) -> Result<()> {
+        // They were counted from nothing.
+        (changes.added, changes.deleted) = (Vec::new(), Vec::new());
+        let mut translated = Vec::new();
+        for (family, node) in FAMILIES.into_iter().zip(nodes) {
+            let items = self.state.items(family).collect();
+            match rules::difference(&mut self.nft, family, node, items)? {
+                Difference::None => continue,
+                Difference::Elements { missing, surplus } => {
+                    changes.added.extend(missing);
+                    changes.deleted.extend(surplus);
+                    written.repairs.push(format!("elements ({family})"));
+                }
+                // It serves, before IPVS sees anything, until it goes.
+                Difference::OtherMode => translated.push(family),
+                Difference::Whole(what) => {
+                    written.repairs.push(format!("{what} ({family})"));
+                    self.replace_table(family, nodes, written)?;
+                }
+            }
+        }
+        written.elements += changes.len() as u64;
+        self.write(&changes, written)?;
+        for family in translated {
+            self.replace_table(family, nodes, written)?;
+            written.repairs.push(format!("the table ({family})"));
+        }
+        Ok(())
     }
 
     /// Reads what is in the kernel, and writes what differs from these frontends.
@@ -210,12 +256,7 @@ impl Ipvs {
         self.state.touch_all(&mut touched);
         let mut changes = self.state.changes(touched);
         changes.unbound.extend(self.state.unbind_unused(is_excluded));
-        self.ipvs.apply(&changes.servers)?;
-        self.repair_tables(nodes, &mut written)?;
-        self.device.bind(&changes.bound)?;
-        self.device.unbind(&changes.unbound)?;
-        let elements = changes.servers.len() + changes.bound.len() + changes.unbound.len();
-        written.elements = elements as u64;
+        self.repair(changes, nodes, &mut written)?;
         self.nodes = Some(nodes.clone());
         Ok(written)
     }
@@ -241,9 +282,7 @@ impl Ipvs {
     fn drain(&mut self, place: ServiceKey) -> Result<u64> {
         let told = self.ipvs.destinations(&place)?;
         let changes = self.state.drain(place, &told);
-        self.ipvs.apply(&changes.servers)?;
-        self.change_elements(&changes, &mut Written::default())?;
-        self.device.unbind(&changes.unbound)?;
+        self.write(&changes, &mut Written::default())?;
         Ok(changes.len() as u64)
     }
 
@@ -281,13 +320,14 @@ impl Ipvs {
         // The rest of them in the next periods.
         let from = self.next.take();
         let range = from.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Included);
+        let number = LOOKED_AT.max(known.len().div_ceil(2));
         let keys: Vec<ServiceKey> = known
             .range((range, std::ops::Bound::Unbounded))
             .map(|(key, _)| *key)
-            .take(LOOKED_AT + 1)
+            .take(number + 1)
             .collect();
-        self.next = keys.get(LOOKED_AT).copied();
-        for key in keys.iter().take(LOOKED_AT) {
+        self.next = keys.get(number).copied();
+        for key in keys.iter().take(number) {
             let told = self.ipvs.destinations(key)?;
             let there: BTreeMap<_, _> = told
                 .iter()

@@ -6,18 +6,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use netlink::ipvs::ServiceKey;
 
-use super::device::{NAME, can_serve};
+use super::device::NAME;
 use super::servers::{Plan, places, plan};
+use super::serving;
+use crate::dataplane::Node;
 use crate::service::{Address, Frontend, FrontendKey};
 
 /// What would be programmed: a comment for each address of the device, and for each frontend that is refused or
-/// dropped, since `ipvsadm` has no words for them. Node ports are shown at these addresses of the node.
+/// dropped, since `ipvsadm` has no words for them. Node ports are shown at those of these addresses of the node where
+/// they answer.
 pub fn render<'a>(
     frontends: impl Iterator<Item = (FrontendKey, &'a Frontend)>,
     scheduler: &str,
-    node_addresses: &[IpAddr],
+    own: &BTreeSet<IpAddr>,
+    nodes: &[Node; 2],
 ) -> String {
-    let serving: Vec<IpAddr> = node_addresses.iter().copied().filter(can_serve).collect();
+    let serving = serving(own, nodes);
     let mut wanted: BTreeMap<ServiceKey, BTreeMap<FrontendKey, Plan>> = BTreeMap::new();
     let mut vips = BTreeSet::new();
     for (key, frontend) in frontends {
@@ -26,12 +30,14 @@ pub fn render<'a>(
             wanted.entry(place).or_default().insert(key, plan);
         }
         if let Address::Ip(ip) = key.address
-            && !node_addresses.contains(&ip)
+            && !own.contains(&ip)
         {
             vips.insert(ip);
         }
     }
-    let mut text = String::new();
+    let mut text =
+        "# masquerade, source ranges and refusals are in tables ip and ip6 viaduct of nftables\n"
+            .to_owned();
     for ip in vips {
         // Writing to a string does not fail.
         let _ = writeln!(text, "# address {ip} on {NAME}");

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use netlink::nftables::{
-    Chain, Compare, Ct, ElementRef, Expression, Hook, Meta, NftSocket, Register, RuleTag,
-    Transaction, Verdict,
+    Chain, Compare, Ct, ElementChange, ElementRef, Expression, Hook, Meta, NftSocket, Register,
+    RuleTag, Transaction, Verdict,
 };
 use netlink::{Family, Prefix, Result};
 
@@ -49,33 +49,45 @@ pub(super) fn replace(
     all.extend(&of_node);
     all.sort();
     for item in all {
-        transaction.change_element(
-            netlink::nftables::ElementChange::Add,
-            table,
-            item.set.name(),
-            item.element(),
-        );
+        transaction.change_element(ElementChange::Add, table, item.set.name(), item.element());
     }
 }
+
+/// How the comment of a table of this mode begins.
+const COMMENT: &str = "Viaduct services, ipvs";
 
 /// What a table with the same sets and chains has as comment.
 fn version(family: Family) -> String {
     let sets: Vec<_> = SetId::ALL.iter().map(|set| set.spec(family)).collect();
     let all = format!("{sets:?} {:?}", chains());
-    format!("Viaduct services, ipvs, layout {:08x}", netlink::fnv1a(all.as_bytes()) as u32)
+    format!("{COMMENT}, layout {:08x}", netlink::fnv1a(all.as_bytes()) as u32)
 }
 
-/// What of a family's table is not as it should be, in words.
+/// What of a family's table is not as it should be.
+pub(super) enum Difference {
+    /// All is as it should be.
+    None,
+    /// Elements that frontends need, and others that none needs any more.
+    Elements { missing: Vec<Item>, surplus: Vec<Item> },
+    /// The table is another mode's, which serves.
+    OtherMode,
+    /// This, and so the table has to be replaced.
+    Whole(String),
+}
+
+/// Compares a family's table.
 pub(super) fn difference(
     socket: &mut NftSocket,
     family: Family,
     node: &Node,
     items: Vec<&Item>,
-) -> Result<Option<String>> {
+) -> Result<Difference> {
     let table = table(family);
-    let what = |what: &str| Ok(Some(format!("{what} ({family})")));
-    if socket.table_comment(table)?.as_deref() != Some(&version(family)) {
-        return what("the table");
+    let comment = socket.table_comment(table)?;
+    if comment.as_deref() != Some(&version(family)) {
+        let other = comment.is_some_and(|comment| !comment.starts_with(COMMENT));
+        let whole = Difference::Whole("the table".to_owned());
+        return Ok(if other { Difference::OtherMode } else { whole });
     }
     let mut there = socket.rules(table)?.unwrap_or_default();
     let rules = rules(&Layout { family, settings: &node.settings });
@@ -84,19 +96,24 @@ pub(super) fn difference(
     there.sort();
     wanted.sort();
     if there != wanted {
-        return what("rules");
+        return Ok(Difference::Whole("rules".to_owned()));
     }
     let of_node = node_items(family, node);
+    let (mut missing, mut surplus) = (Vec::new(), Vec::new());
     for set in SetId::ALL {
         let wanted = items.iter().copied().chain(&of_node).filter(|item| item.set == set);
         let wanted: BTreeSet<Item> = wanted.cloned().collect();
         let read = |element: ElementRef<'_>| Some(Item::read(family, set, element));
         let there = socket.parse_elements(table, set.name(), true, read)?.unwrap_or_default();
-        if !there.iter().eq(&wanted) {
-            return what(&format!("elements of set {}", set.name()));
+        let there: BTreeSet<Item> = there.into_iter().collect();
+        if there != wanted && matches!(set, SetId::PodCidrs | SetId::ServiceCidrs) {
+            return Ok(Difference::Whole(format!("elements of set {}", set.name())));
         }
+        surplus.extend(there.difference(&wanted).cloned());
+        missing.extend(wanted.difference(&there).cloned());
     }
-    Ok(None)
+    let same = missing.is_empty() && surplus.is_empty();
+    Ok(if same { Difference::None } else { Difference::Elements { missing, surplus } })
 }
 
 fn node_items(family: Family, node: &Node) -> Vec<Item> {

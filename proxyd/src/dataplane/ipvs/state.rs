@@ -133,8 +133,9 @@ impl State {
     fn address(&self, place: &ServiceKey) -> Option<IpAddr> {
         match self.winner(place) {
             Some((key, _)) => matches!(key.address, Address::Ip(_)).then_some(place.address),
-            // Until its last connection ends; it may be a node port's, whose address is not the device's.
-            None => self.known.contains_key(place).then_some(place.address),
+            // Until its last connection ends; a node port's never was on the device.
+            None => (self.known.contains_key(place) && self.bound.contains(&place.address))
+                .then_some(place.address),
         }
         .filter(|ip| !self.own.contains(ip))
     }

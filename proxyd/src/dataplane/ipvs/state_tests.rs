@@ -64,6 +64,23 @@ fn a_frontend_is_bound_with_its_elements_and_goes_with_them() {
 }
 
 #[test]
+fn an_address_that_the_node_lost_is_not_bound() {
+    let mut state = empty();
+    let web = frontend(CLUSTER, &["10.244.1.2:80"], &[]);
+    change(&mut state, node_port(30080), Some(&web));
+    let kept = BTreeSet::from([ip("192.168.0.1")]);
+    let serving = kept.iter().copied().collect();
+    let mut state = State::new("rr", state.known().clone(), state.bound().clone())
+        .with_addresses(kept, serving);
+    let mut touched = Touched::default();
+    state.want(node_port(30080), Some(&web), &mut touched);
+    state.touch_all(&mut touched);
+    let changes = state.changes(touched);
+    assert_eq!(state.draining().len(), 1, "what was at the other one");
+    assert_eq!((&changes.bound[..], &changes.unbound[..]), (&[][..], &[][..]));
+}
+
+#[test]
 fn a_service_whose_endpoints_are_drained_keeps_its_address_and_elements() {
     let mut state = empty();
     let key = vip("10.96.0.1", 80);
