@@ -7,6 +7,7 @@ use testnet::manifest::{Endpoint, documents};
 use testnet::{Family, Host, Manifests, Namespace, Node, Proxyd, eventually, programs};
 
 use super::churn::meanwhile;
+use super::modes::only;
 use super::world::{
     Addressed, PORT, TARGET, World, both, external, node_port_service, service, slices, vip,
     with_slices,
@@ -200,8 +201,10 @@ fn ipvs_is_entered_and_left_without_a_gap() {
             proxyd = Proxyd::start(&world.n1, &["--proxy-mode", mode]);
             eventually("the mode before is gone", Duration::from_secs(60), || {
                 let there = servers(&world.n1).contains("10.96.0.10:80");
-                (there, has_device(&world.n1)) == (mode == "ipvs", mode == "ipvs")
-                    && rules_of_iptables(&world.n1) == (mode == "iptables")
+                let ipvs = mode == "ipvs";
+                // Its filter is in nftables.
+                let mode = if ipvs { "nftables" } else { mode };
+                (there, has_device(&world.n1)) == (ipvs, ipvs) && only(&world, mode)
             });
         };
         let to = (vip(family, 10), PORT);
@@ -212,13 +215,6 @@ fn ipvs_is_entered_and_left_without_a_gap() {
         assert!(attempts > 20 && failures.is_empty(), "to {mode}: {attempts}: {failures:?}");
         assert!(outside.0 > 20 && outside.1.is_empty(), "to {mode}: from outside: {outside:?}");
     }
-}
-
-fn rules_of_iptables(node: &Node) -> bool {
-    ["legacy", "nft"].iter().any(|variant| {
-        let save = format!("iptables-{variant}-save");
-        node.namespace().command(&save, &["-t", "nat"]).contains("VIADUCT-")
-    })
 }
 
 /// The kernel of the tests has all schedulers but this one.
@@ -234,7 +230,6 @@ fn ipvs_tells_of_a_scheduler_that_the_kernel_lacks_and_keeps_what_it_has() {
     proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
     proxyd.stop();
     let proxyd = Proxyd::spawn(&world.n1, &["--ipvs-scheduler", "twos"]);
-    proxyd.write("web", &with_slices(&web, "web", &[Endpoint::of(&b)]));
     let status = soon("the status tells", || {
         let page = proxyd.http_get(10249, "/status").map(|page| page.body).unwrap_or_default();
         page.contains("twos").then_some(page)
@@ -245,6 +240,11 @@ fn ipvs_tells_of_a_scheduler_that_the_kernel_lacks_and_keeps_what_it_has() {
     for family in FAMILIES {
         assert_eq!(served(&world.n1, (vip(family, 10), PORT)).0, "a");
     }
+    // Endpoints change all the same.
+    proxyd.write("web", &with_slices(&web, "web", &[Endpoint::of(&b)]));
+    soon("the other endpoint", || {
+        FAMILIES.iter().all(|family| served(&world.n1, (vip(*family, 10), PORT)).0 == "b")
+    });
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn run(node: &Node, inside: &Namespace, line: &[&str]) -> Result<String, String>
 }
 
 /// Whether rules of a mode are there, and none of another.
-fn only(world: &World, mode: &str) -> bool {
+pub(super) fn only(world: &World, mode: &str) -> bool {
     let tables = world.n1.namespace().command("nft", &["list", "tables"]);
     let nftables = tables.contains("table ip viaduct") || tables.contains("table ip6 viaduct");
     let iptables = rules(world.n1.namespace()).contains("VIADUCT");

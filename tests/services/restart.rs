@@ -1,5 +1,8 @@
 //! The daemon ends, comes back, and repairs what others broke.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use testnet::manifest::{Endpoint, documents};
@@ -83,6 +86,56 @@ fn the_rules_stay_when_the_daemon_ends() {
     }
 }
 
+/// What is written to a node's nftables.
+struct Monitor {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Monitor {
+    fn start(node: &Node) -> Monitor {
+        let start = || Command::new("nft").arg("monitor").stdout(Stdio::piped()).spawn();
+        let mut child = node.namespace().run(start).unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let monitor = Monitor { child, lines };
+        // It takes a while until it listens.
+        soon("the monitor listens", || {
+            node.namespace().command("nft", &["add table ip begin; delete table ip begin"]);
+            monitor.lines.recv_timeout(Duration::from_secs(1)).ok()
+        });
+        monitor.until(node, "started");
+        monitor
+    }
+
+    /// What is told until it tells of a table that is made now.
+    fn until(&self, node: &Node, table: &str) -> Vec<String> {
+        node.namespace().command("nft", &[&format!("add table ip {table}")]);
+        let last = format!("add table ip {table}");
+        let mut events = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(SOON).expect("what was written last");
+            if line == last {
+                return events;
+            }
+            if !line.starts_with('#') {
+                events.push(line);
+            }
+        }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_restart_writes_nothing_if_nothing_changed() {
     let world = World::new();
@@ -95,22 +148,14 @@ fn a_restart_writes_nothing_if_nothing_changed() {
     served(&world.n1, (vip(testnet::Family::V4, 11), PORT));
     proxyd.stop();
     let before = tables(&world.n1);
-    // What is written to the kernel in these seconds.
-    let monitor = world.n1.namespace().spawn(|| {
-        let output =
-            std::process::Command::new("timeout").args(["6", "nft", "monitor"]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    });
-    std::thread::sleep(Duration::from_millis(300));
+    let monitor = Monitor::start(&world.n1);
     let mut again = Proxyd::spawn(&world.n1, &[]);
     soon("it has synced", || {
         again.http_get(10256, "/healthz").filter(|response| response.status == 200)?;
         again.metric("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "").filter(|t| *t > 0.0)
     });
-    world.n1.namespace().command("nft", &["add table ip witness"]);
-    let written = monitor.join().unwrap();
-    let events: Vec<&str> = written.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(events, ["add table ip witness"], "events while it started");
+    let events = monitor.until(&world.n1, "ended");
+    assert_eq!(events, Vec::<String>::new(), "events while it started");
     // Affinity's time runs, nothing else moves.
     let timeless = |text: String| {
         let words = text.split_whitespace().filter(|word| !word.ends_with("ms"));

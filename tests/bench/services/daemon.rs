@@ -10,10 +10,15 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
 use testnet::{Mode, Namespace, programs};
 
+use super::objects::{self, Size};
 use crate::process;
 
 /// Longer than anything may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
+/// How often it is asked whether a change is in force.
+const PAUSE: Duration = Duration::from_millis(500);
+/// What it counts of syncs that are about what changed.
+const SYNCS: &str = "kubeproxy_sync_partial_proxy_rules_duration_seconds";
 
 /// What the first sync did, by the daemon's log.
 #[derive(Clone, Debug)]
@@ -119,6 +124,37 @@ impl Daemon {
         let text = namespace.run(|| get("/metrics")).context("read /metrics")?;
         let value = text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok());
         value.with_context(|| format!("no metric {name}"))
+    }
+
+    /// Replaces an endpoint of one Service, waits until that is in force, and tells what the sync took, in
+    /// milliseconds.
+    pub(super) fn change_one_endpoint(
+        &self,
+        namespace: &Namespace,
+        folder: &Path,
+        size: Size,
+        number: u32,
+    ) -> Result<f64> {
+        let syncs = || {
+            let metric = |what: &str| {
+                self.metric(namespace, &format!("{SYNCS}_{what}{{ip_family=\"IPv4\"}}"))
+            };
+            // Without any sync there is no such series yet.
+            (metric("sum").unwrap_or_default(), metric("count").unwrap_or_default())
+        };
+        let service = (number * 7919) % size.services;
+        let before = syncs();
+        let text = objects::documents(size, service, Some(objects::other_endpoint(number)));
+        objects::put(folder, &objects::file_of(service), &text)?;
+        let started = Instant::now();
+        loop {
+            std::thread::sleep(PAUSE);
+            let after = syncs();
+            if after.1 > before.1 {
+                return Ok((after.0 - before.0) / (after.1 - before.1) * 1e3);
+            }
+            ensure!(started.elapsed() < LIMIT, "a change was not committed");
+        }
     }
 
     /// Ends it as an upgrade does.

@@ -1,21 +1,15 @@
 //! The daemon in iptables mode, beside what `iptables-restore` takes for kube-proxy's shape and for one chain.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use testnet::{Mode, Namespace};
 
-use super::daemon::{Daemon, LIMIT};
-use super::objects::{self, Size, documents, file_of, other_endpoint, put};
+use super::daemon::Daemon;
+use super::objects::{self, Size};
 use super::{MIDDLE, SMALL, peers};
 use crate::report::{Report, median};
 
 /// Single changes of each variant.
 const CHANGES: u32 = 12;
-/// How often it is asked whether a change is in force.
-const PAUSE: Duration = Duration::from_millis(500);
-/// What the daemon counts of syncs that are about what changed.
-const SYNCS: &str = "kubeproxy_sync_partial_proxy_rules_duration_seconds";
 
 /// `rounds` of every start.
 pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
@@ -62,27 +56,8 @@ fn changes(report: &mut Report, size: Size, variant: &'static str) -> Result<()>
     let raw =
         "*nat\n:BENCH - [0:0]\n-A BENCH -p tcp -j DNAT --to-destination 10.250.0.1:8080\nCOMMIT\n";
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    let syncs = || -> Result<(f64, f64)> {
-        let sum = daemon.metric(&namespace, &format!("{SYNCS}_sum{{ip_family=\"IPv4\"}}"));
-        let count = daemon.metric(&namespace, &format!("{SYNCS}_count{{ip_family=\"IPv4\"}}"));
-        // Without any sync there is no such series yet.
-        Ok((sum.unwrap_or_default(), count.unwrap_or_default()))
-    };
     for number in 0..CHANGES {
-        let service = (number * 7919) % size.services;
-        let before = syncs()?;
-        let text = documents(size, service, Some(other_endpoint(number)));
-        put(folder.path(), &file_of(service), &text)?;
-        let started = Instant::now();
-        let after = loop {
-            std::thread::sleep(PAUSE);
-            let after = syncs()?;
-            if after.1 > before.1 {
-                break after;
-            }
-            ensure!(started.elapsed() < LIMIT, "a change was not committed");
-        };
-        ours.push((after.0 - before.0) / (after.1 - before.1) * 1e3);
+        ours.push(daemon.change_one_endpoint(&namespace, folder.path(), size, number)?);
         let (took, _) = peers::run_in(&namespace, &[&program, "--noflush", "--wait", "5"], raw)?;
         theirs.push(took);
     }

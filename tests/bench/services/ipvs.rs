@@ -1,6 +1,13 @@
 //! The daemon in IPVS mode, beside `ipvsadm -R`; under User Mode Linux (`scripts/bench` sees to that).
 
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
 use testnet::{Mode, Namespace};
 
 use super::daemon::Daemon;
@@ -8,9 +15,93 @@ use super::objects::{self, Size};
 use super::{MIDDLE, SMALL, peers};
 use crate::report::{Report, median};
 
+/// Single changes of each size.
+const CHANGES: u32 = 8;
+
 /// `rounds` of every start.
 pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
-    [SMALL, MIDDLE].into_iter().try_for_each(|size| cold(report, size, rounds))
+    let mut most = 0.0_f64;
+    for size in [SMALL, MIDDLE] {
+        cold(report, size, rounds)?;
+        most = most.max(changes(report, size)?);
+    }
+    report.bar("one endpoint changes, netlink messages at any size", most, 6.0, "messages");
+    Ok(())
+}
+
+/// How many messages it takes to replace an endpoint, as the kernel's monitor of netlink sees them; the most of
+/// some changes.
+fn changes(report: &mut Report, size: Size) -> Result<f64> {
+    let folder = tempfile::tempdir()?;
+    objects::write_files(size, folder.path())?;
+    let namespace = Namespace::new("bench");
+    namespace.ip("link add nlmon0 type nlmon");
+    namespace.ip("link set nlmon0 up");
+    let daemon = Daemon::start_in_mode(&namespace, folder.path(), Mode::Ipvs)?;
+    let (mut took, mut sent) = (Vec::new(), Vec::new());
+    for number in 0..CHANGES {
+        let monitor = Monitor::start(&namespace)?;
+        took.push(daemon.change_one_endpoint(&namespace, folder.path(), size, number)?);
+        sent.push(monitor.finish()?);
+    }
+    daemon.stop()?;
+    let case = format!("{}: one endpoint changes", size.name());
+    report.add(&case, "viaduct", took);
+    report.figure(&format!("{case}, netlink messages"), "viaduct", &sent, "messages");
+    Ok(sent.into_iter().fold(0.0, f64::max))
+}
+
+/// Counts what is sent to the kernel by netlink in a namespace, but for questions about whole tables.
+struct Monitor {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<std::io::Result<f64>>,
+}
+
+impl Monitor {
+    fn start(namespace: &Namespace) -> Result<Monitor> {
+        const ALL: i32 = 3_u16.to_be() as i32;
+        let socket =
+            namespace.run(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ALL))))?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || count(socket, &seen));
+        Ok(Monitor { stop, thread })
+    }
+
+    fn finish(self) -> Result<f64> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.join() {
+            Ok(count) => Ok(count?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+fn count(mut socket: Socket, stop: &AtomicBool) -> std::io::Result<f64> {
+    const REQUEST: u16 = 0x1;
+    const DUMP: u16 = 0x300;
+    let mut requests = 0;
+    let mut buffer = vec![0; 1 << 16];
+    while !stop.load(Ordering::Relaxed) {
+        let length = match socket.read(&mut buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        let mut rest = &buffer[..length];
+        // A frame of the loopback device begins with zeros.
+        while let Some((head, _)) = rest.split_first_chunk::<8>() {
+            let size = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let flags = u16::from_ne_bytes([head[6], head[7]]);
+            if size < 16 {
+                break;
+            }
+            requests += u32::from(flags & REQUEST != 0 && flags & DUMP != DUMP);
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+    Ok(f64::from(requests))
 }
 
 fn cold(report: &mut Report, size: Size, rounds: usize) -> Result<()> {
