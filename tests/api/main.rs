@@ -10,6 +10,7 @@ mod cable;
 mod credentials;
 mod fake;
 mod faults;
+mod kube_proxy;
 mod lists;
 mod manifests;
 mod missing;

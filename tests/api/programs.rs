@@ -32,6 +32,14 @@ impl Programs {
     }
 }
 
+/// kube-proxy. The error says what is missing.
+pub(crate) fn kube_proxy() -> Result<PathBuf, String> {
+    let built = || cache().join("cluster/bin");
+    let path = std::env::var_os("KUBEBUILDER_ASSETS").map_or_else(built, PathBuf::from);
+    let path = path.join("kube-proxy");
+    if path.is_file() { Ok(path) } else { Err(format!("there is no {}", path.display())) }
+}
+
 fn cache() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || set("HOME").unwrap_or_else(|| "/root".into()).join(".cache");

@@ -1,6 +1,9 @@
 //! Where the programs under test are, and those of others.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::{Host, Node};
 
 /// Folders of plugins that are not ours.
 const FOREIGN: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
@@ -64,4 +67,33 @@ pub fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let own = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(own).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// The environment in which `iptables` is this variant of it, `legacy` or `nft`, with a lock of the node's own.
+///
+/// # Errors
+///
+/// If it is not installed, or the node's folder cannot be written to.
+pub fn iptables_environment(node: &Node, variant: &str) -> io::Result<Vec<(&'static str, String)>> {
+    let folder = node.folder().join(format!("iptables-{variant}"));
+    std::fs::create_dir_all(&folder)?;
+    for name in ["iptables", "ip6tables"] {
+        for verb in ["", "-save", "-restore"] {
+            let link = folder.join(format!("{name}{verb}"));
+            let program = format!("{name}-{variant}{verb}");
+            let missing = || io::Error::new(io::ErrorKind::NotFound, program.clone());
+            let program = installed(&program).ok_or_else(missing)?;
+            match std::os::unix::fs::symlink(program, link) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+        }
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let lock = node.namespace().xtables_lock().display().to_string();
+    Ok(vec![
+        ("PATH", format!("{}:{path}", folder.display())),
+        ("XTABLES_LOCKFILE", lock),
+        ("VIADUCT_IPTABLES", variant.to_owned()),
+    ])
 }

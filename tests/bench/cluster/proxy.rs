@@ -98,23 +98,9 @@ impl Mode {
         if self == Mode::Nftables {
             return Ok(Vec::new());
         }
-        let folder = node.folder().join("iptables");
-        std::fs::create_dir_all(&folder)?;
-        for name in ["iptables", "ip6tables"] {
-            for verb in ["", "-save", "-restore"] {
-                let link = folder.join(format!("{name}{verb}"));
-                let program = format!("{name}-legacy{verb}");
-                let program = testnet::programs::installed(&program).context(program)?;
-                std::os::unix::fs::symlink(program, link)?;
-            }
-        }
-        let path = std::env::var("PATH").unwrap_or_default();
-        Ok(vec![
-            "env".to_owned(),
-            format!("PATH={}:{path}", folder.display()),
-            format!("XTABLES_LOCKFILE={}", node.folder().join("lock").display()),
-            "VIADUCT_IPTABLES=legacy".to_owned(),
-        ])
+        let variables = programs::iptables_environment(node, "legacy")?;
+        let variables = variables.into_iter().map(|(name, value)| format!("{name}={value}"));
+        Ok(std::iter::once("env".to_owned()).chain(variables).collect())
     }
 }
 
