@@ -225,6 +225,23 @@ fn ipvs_is_removed_by_cleanup() {
     assert!(!has_device(&world.n1));
 }
 
+#[test]
+fn a_kernel_without_ipvs_is_told_by_its_module() {
+    let world = World::new();
+    let line = Proxyd::command_line(&world.n1, "run", &["--proxy-mode", "ipvs", "--oneshot"]);
+    Manifests::of(&world.n1);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let program = programs::proxyd().display().to_string();
+    let outcome = world.n1.namespace().try_command(&program, &line);
+    // To ask for IPVS loads its module.
+    if std::path::Path::new("/proc/net/ip_vs").exists() {
+        return testnet::skip("this kernel has IPVS");
+    }
+    let said = outcome.expect_err("it cannot work");
+    assert!(said.contains("module ip_vs"), "{said}");
+    assert!(said.contains("use --proxy-mode nftables or iptables"), "{said}");
+}
+
 /// This needs no kernel with IPVS.
 #[test]
 fn ipvs_mode_renders_what_ipvsadm_restores() {
