@@ -226,6 +226,23 @@ fn ipvs_is_removed_by_cleanup() {
 }
 
 #[test]
+fn ipvs_of_kube_proxy_is_named_at_the_start_and_ours_is_not() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let node = world.n1.namespace();
+    node.ip("link add kube-ipvs0 type dummy");
+    node.command("ipvsadm", &["-A", "-t", "172.17.0.1:80", "-s", "rr"]);
+    let mut proxyd = world.start(&[]);
+    let told = "kube-proxy was here, or still is: device kube-ipvs0 with 1 virtual servers";
+    assert!(proxyd.log().contains(told), "{}", proxyd.log());
+    proxyd.stop();
+    proxyd.start_again();
+    assert_eq!(proxyd.log().matches("kube-proxy was here").count(), 1, "{}", proxyd.log());
+}
+
+#[test]
 fn a_kernel_without_ipvs_is_told_by_its_module() {
     let world = World::new();
     let line = Proxyd::command_line(&world.n1, "run", &["--proxy-mode", "ipvs", "--oneshot"]);

@@ -8,14 +8,15 @@ use crate::dataplane::leftovers;
 
 /// Removes what any mode of ours or of kube-proxy made.
 pub(super) fn cleanup() -> Result<()> {
-    let removal = leftovers::remove_all();
+    let removal = leftovers::remove_all(&[]);
     for removed in &removal.removed {
         println!("removed {removed}");
     }
-    for error in &removal.failed {
-        eprintln!("Error: {error:#}");
+    let left = removal.left();
+    for why in &left {
+        eprintln!("Error: {why}");
     }
-    match removal.failed.len() {
+    match left.len() {
         0 => Ok(()),
         failed => bail!("{failed} kinds of objects could not be removed"),
     }
