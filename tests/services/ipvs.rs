@@ -226,6 +226,26 @@ fn ipvs_is_removed_by_cleanup() {
 }
 
 #[test]
+fn ipvs_cleanup_leaves_what_is_excluded() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let node = world.n1.namespace();
+    let cleanup = programs::proxyd().display().to_string();
+    for line in [&["run", "--cleanup"][..], &["cleanup"]] {
+        node.ip("link add kube-ipvs0 type dummy");
+        for address in ["172.16.0.1:80", "172.17.0.1:80"] {
+            node.command("ipvsadm", &["-A", "-t", address, "-s", "rr"]);
+        }
+        let excluded = ["--ipvs-exclude-cidrs", "172.16.0.0/16"];
+        node.command(&cleanup, &[line, &excluded].concat());
+        assert_eq!(servers(&world.n1), "-A -t 172.16.0.1:80 -s rr\n");
+        node.command("ipvsadm", &["-C"]);
+    }
+}
+
+#[test]
 fn ipvs_of_kube_proxy_is_named_at_the_start_and_ours_is_not() {
     if skipped() {
         return;

@@ -163,6 +163,30 @@ fn a_set_that_is_in_use_hides_no_other_from_cleanup() {
 }
 
 #[test]
+fn cleanup_refuses_excluded_networks_that_are_none() {
+    let world = World::new();
+    let node = world.n1.namespace();
+    node.command("nft", &["add table ip kube-proxy"]);
+    let file = world.n1.folder().join("kube-proxy.yaml");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                ipvs: {excludeCIDRs: [10.0.0.0/33]}\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    for command in [&["run", "--cleanup"][..], &["cleanup"]] {
+        for (setting, more) in [
+            ("--ipvs-exclude-cidrs", ["--ipvs-exclude-cidrs", "10.0.0.0/33"]),
+            ("ipvs.excludeCIDRs", ["--config", &file]),
+        ] {
+            let line = [command, &more[..]].concat();
+            let said = node.try_command(&programs::proxyd().display().to_string(), &line);
+            let said = said.expect_err("no network");
+            assert!(said.contains(setting) && said.contains("bad prefix length"), "{said}");
+        }
+    }
+    assert!(node.command("nft", &["list", "tables"]).contains("kube-proxy"));
+}
+
+#[test]
 fn the_daemon_takes_over_kube_proxys_ipsets() {
     let world = World::new();
     for set in ["KUBE-CLUSTER-IP", "KUBE-6-CLUSTER-IP", "stranger"] {
