@@ -264,6 +264,60 @@ fn ipvs_is_removed_by_cleanup() {
     assert!(!has_device(&world.n1));
 }
 
+#[test]
+fn ipvs_cleanup_leaves_what_is_excluded() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let node = world.n1.namespace();
+    let cleanup = programs::proxyd().display().to_string();
+    for line in [&["run", "--cleanup"][..], &["cleanup"]] {
+        node.ip("link add kube-ipvs0 type dummy");
+        for address in ["172.16.0.1:80", "172.17.0.1:80"] {
+            node.command("ipvsadm", &["-A", "-t", address, "-s", "rr"]);
+        }
+        let excluded = ["--ipvs-exclude-cidrs", "172.16.0.0/16"];
+        node.command(&cleanup, &[line, &excluded].concat());
+        assert_eq!(servers(&world.n1), "-A -t 172.16.0.1:80 -s rr\n");
+        node.command("ipvsadm", &["-C"]);
+    }
+}
+
+#[test]
+fn ipvs_of_kube_proxy_is_named_at_the_start_and_ours_is_not() {
+    if skipped() {
+        return;
+    }
+    let world = World::new();
+    let node = world.n1.namespace();
+    node.ip("link add kube-ipvs0 type dummy");
+    node.command("ipvsadm", &["-A", "-t", "172.17.0.1:80", "-s", "rr"]);
+    let mut proxyd = world.start(&[]);
+    let told = "kube-proxy was here, or still is: device kube-ipvs0 with 1 virtual servers";
+    assert!(proxyd.log().contains(told), "{}", proxyd.log());
+    proxyd.stop();
+    proxyd.start_again();
+    assert_eq!(proxyd.log().matches("kube-proxy was here").count(), 1, "{}", proxyd.log());
+}
+
+#[test]
+fn a_kernel_without_ipvs_is_told_by_its_module() {
+    let world = World::new();
+    let line = Proxyd::command_line(&world.n1, "run", &["--proxy-mode", "ipvs", "--oneshot"]);
+    Manifests::of(&world.n1);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let program = programs::proxyd().display().to_string();
+    let outcome = world.n1.namespace().try_command(&program, &line);
+    // To ask for IPVS loads its module.
+    if std::path::Path::new("/proc/net/ip_vs").exists() {
+        return testnet::skip("this kernel has IPVS");
+    }
+    let said = outcome.expect_err("it cannot work");
+    assert!(said.contains("module ip_vs"), "{said}");
+    assert!(said.contains("use --proxy-mode nftables or iptables"), "{said}");
+}
+
 /// This needs no kernel with IPVS.
 #[test]
 fn ipvs_mode_renders_what_ipvsadm_restores() {

@@ -216,16 +216,75 @@ fn a_lock_that_somebody_holds_delays_changes_and_nothing_else() {
     });
 }
 
+/// Other programs hold the lock for a moment only; the chains stay until it is free.
 #[test]
-fn a_missing_program_is_told_by_its_name() {
+fn what_could_not_be_removed_is_told_and_tried_again() {
+    if programs::installed("iptables-legacy").is_none() {
+        return testnet::skip("iptables-legacy is not installed");
+    }
     let world = World::new();
-    let line = Proxyd::command_line(&world.n1, "run", &[&IPTABLES[..], &["--oneshot"]].concat());
-    let script = "mount -t tmpfs none /usr/sbin && exec \"$0\" \"$@\"";
+    let node = world.n1.namespace();
+    for line in ["-t nat -N VIADUCT-SERVICES", "-t nat -A PREROUTING -j VIADUCT-SERVICES"] {
+        node.command("iptables-legacy", &line.split(' ').collect::<Vec<_>>());
+    }
+    node.command("nft", &["add table ip kube-proxy"]);
+    let lock = File::options().write(true).open(node.xtables_lock()).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let proxyd = Proxyd::start(&world.n1, &["--proxy-mode", "nftables"]);
+    let status = || node.command(&programs::proxyd().display().to_string(), &["status"]);
+    let left = || status().lines().find(|line| line.starts_with("leftovers: ")).map(str::to_owned);
+    let told = eventually("what is left is told", Duration::from_secs(15), left);
+    assert!(told.contains("iptables-legacy: ") && told.contains("lock of xtables"), "{told}");
+    let failures = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total";
+    assert!(proxyd.metric(failures, "IPv4").is_some_and(|count| count > 0.0));
+    assert_eq!(proxyd.metric(failures, "IPv6"), None);
+    let tables = node.command("nft", &["list", "tables"]);
+    assert!(!tables.contains("kube-proxy"), "one failure hides nothing else: {tables}");
+    drop(lock);
+    eventually("the chains are gone", Duration::from_secs(20), || {
+        let saved = node.command("iptables-legacy-save", &["-t", "nat"]);
+        if saved.contains("VIADUCT") { Err(saved) } else { Ok(()) }
+    });
+    eventually("nothing more is told", SOON, || left().is_none());
+}
+
+/// Runs the daemon's program where those of iptables are not installed; the error is what it said.
+fn run_without_programs(node: &Node, more: &[&str]) -> Result<String, String> {
+    let line = Proxyd::command_line(node, "run", more);
+    let script = "mount -t tmpfs none /usr/sbin && exec \"$0\" \"$@\" 2>&1";
     let program = programs::proxyd().display().to_string();
     let mut all = vec!["-m", "sh", "-c", script, &program];
     all.extend(line.iter().map(String::as_str));
-    Manifests::of(&world.n1);
-    let said = world.n1.namespace().try_command("unshare", &all).expect_err("it cannot work");
+    Manifests::of(node);
+    node.namespace().try_command("unshare", &all)
+}
+
+#[test]
+fn tables_that_nobody_can_look_into_are_told() {
+    if programs::installed("iptables-legacy").is_none() {
+        return testnet::skip("iptables-legacy is not installed");
+    }
+    let world = World::new();
+    let once = ["--proxy-mode", "nftables", "--oneshot"];
+    let said = run_without_programs(&world.n1, &once).unwrap();
+    assert!(!said.contains("kube-proxy"), "{said}");
+    for (program, chain) in [("ip6tables-nft", "KUBE-SERVICES"), ("iptables-legacy", "STRANGER")] {
+        world.n1.namespace().command(program, &["-t", "nat", "-N", chain]);
+    }
+    let said = run_without_programs(&world.n1, &once).unwrap();
+    assert!(said.contains("kube-proxy was here, or still is: chains of ip6tables-nft."), "{said}");
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("looked into")).collect();
+    let [line] = lines[..] else { panic!("not one line: {said}") };
+    for unseen in ["ip6tables-nft: ", "iptables-legacy (nat): "] {
+        assert!(line.contains(unseen), "{line}");
+    }
+}
+
+#[test]
+fn a_missing_program_is_told_by_its_name() {
+    let world = World::new();
+    let once = [&IPTABLES[..], &["--oneshot"]].concat();
+    let said = run_without_programs(&world.n1, &once).expect_err("it cannot work");
     assert!(said.contains("-save is not installed here"), "{said}");
     assert!(said.contains("install iptables"), "{said}");
 }

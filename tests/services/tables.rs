@@ -142,6 +142,66 @@ fn cleanup_removes_what_proxies_made_and_nothing_else() {
 }
 
 #[test]
+fn a_set_that_is_in_use_hides_no_other_from_cleanup() {
+    if programs::installed("iptables-legacy").is_none() {
+        return testnet::skip("iptables-legacy is not installed");
+    }
+    let world = World::new();
+    let node = world.n1.namespace();
+    node.command("ipset", &["create", "KUBE-CLUSTER-IP", "hash:ip,port"]);
+    node.command("ipset", &["create", "KUBE-NODE-PORT-TCP", "bitmap:port", "range", "0-65535"]);
+    let rule = "OUTPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT";
+    let rule = |action| [&[action], &rule.split(' ').collect::<Vec<_>>()[..]].concat();
+    node.command("iptables-legacy", &rule("-A"));
+    let cleanup = || node.try_command(&programs::proxyd().display().to_string(), &["cleanup"]);
+    let said = cleanup().expect_err("a set is in use");
+    assert!(said.contains("KUBE-CLUSTER-IP") && said.contains("in use"), "{said}");
+    assert_eq!(node.command("ipset", &["list", "-n"]), "KUBE-CLUSTER-IP\n");
+    node.command("iptables-legacy", &rule("-D"));
+    cleanup().unwrap();
+    assert_eq!(node.command("ipset", &["list", "-n"]), "");
+}
+
+#[test]
+fn cleanup_refuses_excluded_networks_that_are_none() {
+    let world = World::new();
+    let node = world.n1.namespace();
+    node.command("nft", &["add table ip kube-proxy"]);
+    let file = world.n1.folder().join("kube-proxy.yaml");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                ipvs: {excludeCIDRs: [10.0.0.0/33]}\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    for command in [&["run", "--cleanup"][..], &["cleanup"]] {
+        for (setting, more) in [
+            ("--ipvs-exclude-cidrs", ["--ipvs-exclude-cidrs", "10.0.0.0/33"]),
+            ("ipvs.excludeCIDRs", ["--config", &file]),
+        ] {
+            let line = [command, &more[..]].concat();
+            let said = node.try_command(&programs::proxyd().display().to_string(), &line);
+            let said = said.expect_err("no network");
+            assert!(said.contains(setting) && said.contains("bad prefix length"), "{said}");
+        }
+    }
+    assert!(node.command("nft", &["list", "tables"]).contains("kube-proxy"));
+}
+
+#[test]
+fn the_daemon_takes_over_kube_proxys_ipsets() {
+    let world = World::new();
+    for set in ["KUBE-CLUSTER-IP", "KUBE-6-CLUSTER-IP", "stranger"] {
+        world.n1.namespace().command("ipset", &["create", set, "hash:ip,port"]);
+    }
+    let proxyd = world.start(&[]);
+    let log = proxyd.log();
+    assert!(log.contains("kube-proxy was here, or still is: 2 ipsets"), "{log}");
+    super::soon("kube-proxy's sets are gone", || {
+        let sets = world.n1.namespace().command("ipset", &["list", "-n"]);
+        if sets.trim() == "stranger" { Ok(()) } else { Err(sets) }
+    });
+}
+
+#[test]
 fn the_daemon_takes_over_from_kube_proxys_nftables_mode() {
     let world = World::new();
     let a = world.backend(&world.n1, "a");

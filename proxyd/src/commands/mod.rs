@@ -48,7 +48,7 @@ enum Command {
     /// Write the CNI plugin onto a host, or remove it and its configuration
     Install(install::Options),
     /// Remove what any mode of proxyd, or kube-proxy, left in the kernel
-    Cleanup,
+    Cleanup(cleanup::Options),
 }
 
 /// Runs the command line; the exit status says how it went.
@@ -61,7 +61,7 @@ pub fn main() -> Result<ExitCode> {
         Command::Status { server } => status::status(&server),
         Command::Explain(question) => explain::explain(&question),
         Command::Install(options) => install::install(&options),
-        Command::Cleanup => cleanup::cleanup(),
+        Command::Cleanup(options) => cleanup::cleanup(&options.load()?),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -76,10 +76,10 @@ fn load(flags: &Flags) -> Result<config::Config> {
 }
 
 fn run(flags: &Flags) -> Result<()> {
-    if flags.cleanup == Some(true) {
-        return cleanup::cleanup();
-    }
     let config = load(flags)?;
+    if flags.cleanup == Some(true) {
+        return cleanup::cleanup(&config);
+    }
     if let Some(root) = &config.proc_sys {
         netlink::sysctl::set_root(root.clone());
     }

@@ -147,7 +147,7 @@ impl Engine {
         let mut complete = false;
         self.read_ahead();
         if self.services {
-            leftovers::announce();
+            leftovers::announce(&self.config.ipvs.exclude_cidrs);
         }
         loop {
             match queue.events.recv_timeout(self.patience(complete)) {
@@ -172,7 +172,8 @@ impl Engine {
                     notify::ready();
                     netlink::give_back_free_memory();
                     let spared = self.config.ipvs.exclude_cidrs.clone();
-                    leftovers::remove(self.config.mode, self.dataplane.keep(), spared);
+                    let shared = self.shared.clone();
+                    leftovers::remove(shared, self.config.mode, self.keep(), spared);
                 }
             }
         }

@@ -149,12 +149,11 @@ pub fn oneshot(config: &Config) -> Result<()> {
     })?;
     let problems = update.problems.as_ref().map_or(0, Vec::len);
     engine.take(update);
+    let spared = &config.ipvs.exclude_cidrs;
+    leftovers::announce(spared);
     engine.sync().context("programming the kernel")?;
-    leftovers::report(&dataplane::leftovers::remove_others(
-        config.mode,
-        engine.keep(),
-        &config.ipvs.exclude_cidrs,
-    ));
+    let removal = dataplane::leftovers::remove_others(config.mode, engine.keep(), spared);
+    leftovers::report(&removal, true);
     if problems > 0 {
         bail!("{problems} problems in the manifests; everything else is programmed");
     }

@@ -29,6 +29,11 @@ impl Status {
         self.facts().values.insert(name, value.into());
     }
 
+    /// Takes a fact back.
+    pub fn clear(&self, name: &'static str) {
+        self.facts().values.remove(name);
+    }
+
     /// Replaces the list of what is wrong.
     pub fn set_problems(&self, problems: Vec<String>) {
         self.facts().problems = problems;

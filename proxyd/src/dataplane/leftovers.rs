@@ -4,14 +4,15 @@
 //! kubelet and of everybody else stay.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use netlink::ipset::{Ipset, NAME_MAX};
 use netlink::nftables::{NftSocket, Table, TableFamily, Transaction};
-use netlink::{Errno, Family, Prefix, RouteSocket};
+use netlink::{Family, Prefix, RouteSocket};
 
-use super::ipvs;
-use super::programs::{TABLES, Variant};
+use super::programs::{self, TABLES, Variant, legacy_tables};
+use super::{FAMILIES, ipvs};
 use crate::config::Mode;
 
 /// kube-proxy's tables in nftables mode.
@@ -74,23 +75,64 @@ const PREFIXES: [&str; 6] =
     ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-"];
 /// The beginning of ours.
 const OWN: &str = "VIADUCT-";
+/// The module of ipset, loaded or built in.
+const IPSET_MODULE: &str = "/sys/module/ip_set";
+/// What to do where a program of iptables is missing.
+const WHERE_PROGRAMS_ARE: &str = "run `proxyd cleanup` where the programs of iptables are";
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
 pub struct Removal {
     /// Objects that are gone, in words.
     pub removed: Vec<String>,
-    /// Errors, each naming its object.
-    pub failed: Vec<anyhow::Error>,
+    /// Objects that are not.
+    pub failed: Vec<Failure>,
+    /// What is in use and cannot be looked into, and why; it need not have anything to remove.
+    pub unseen: Vec<String>,
+}
+
+/// Why objects could not be removed.
+#[derive(Debug)]
+pub struct Failure {
+    /// Of which families they are.
+    pub families: Vec<Family>,
+    /// What went wrong, naming the objects.
+    pub error: anyhow::Error,
 }
 
 impl Removal {
-    fn note(&mut self, outcome: Result<Option<String>>) {
+    fn note(&mut self, families: &[Family], outcome: Result<Option<String>>) {
         match outcome {
             Ok(removed) => self.removed.extend(removed),
-            Err(error) => self.failed.push(error),
+            Err(error) => self.failed.push(Failure { families: families.to_vec(), error }),
         }
     }
+
+    fn delete_tables(&mut self, tables: &[Table<'_>]) {
+        for table in tables {
+            let families = match table.family {
+                TableFamily::Ip => &[Family::V4],
+                TableFamily::Ip6 => &[Family::V6],
+                TableFamily::Inet | TableFamily::Bridge => &FAMILIES[..],
+            };
+            self.note(families, delete_table(*table));
+        }
+    }
+
+    /// What is left, and why.
+    pub fn left(&self) -> Vec<String> {
+        let failed = self.failed.iter().map(|failure| format!("{:#}", failure.error));
+        failed.chain(self.unseen.iter().cloned()).collect()
+    }
+}
+
+/// What there is before anything is removed.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Objects of kube-proxy's, in words.
+    pub kube_proxys: Vec<String>,
+    /// What is in use and cannot be looked into, and why.
+    pub unseen: Vec<String>,
 }
 
 /// What of iptables keeps its chains: where it is the mode, ours stay in the variant that is used.
@@ -111,64 +153,86 @@ impl Keep {
 /// Removes what would get in the way of a mode: what kube-proxy made, and what our other modes did.
 pub fn remove_others(mode: Mode, keep: Keep, spared: &[Prefix]) -> Removal {
     let mut removal = Removal::default();
-    for table in KUBE_PROXY {
-        removal.note(delete_table(table));
-    }
+    removal.delete_tables(&KUBE_PROXY);
     if mode == Mode::Iptables {
-        for table in VIADUCT {
-            removal.note(delete_table(table));
-        }
+        removal.delete_tables(&VIADUCT);
     }
     if mode != Mode::Ipvs {
         // The device tells whose virtual servers these are: it stays as long as they do.
         let servers = delete_virtual_servers(spared);
         let gone = servers.is_ok();
-        removal.note(servers);
+        removal.note(&FAMILIES, servers);
         if gone {
-            removal.note(delete_device());
+            removal.note(&FAMILIES, delete_device());
         }
     }
-    for family in [Family::V4, Family::V6] {
+    for family in FAMILIES {
         for variant in [Variant::Nft, Variant::Legacy] {
-            removal.note(clean_iptables(family, variant, keep));
-        }
-    }
-    removal
-}
-
-/// Removes everything that any mode of ours or of kube-proxy makes.
-pub fn remove_all() -> Removal {
-    let mut removal = remove_others(Mode::Nftables, Keep::Nothing, &[]);
-    // Their rules are gone by now. Not done by `run`: to ask may load a kernel module, and sets alone do nothing.
-    removal.note(delete_sets());
-    for table in VIADUCT.into_iter().chain(POLICY) {
-        removal.note(delete_table(table));
-    }
-    removal
-}
-
-/// What of kube-proxy's is in the kernel, in words; to be removed.
-pub fn kube_proxys() -> Vec<String> {
-    let mut found = Vec::new();
-    for table in KUBE_PROXY {
-        let comment = NftSocket::open().and_then(|mut socket| socket.table_comment(table));
-        if comment.is_ok_and(|comment| comment.is_some()) {
-            found.push(format!("nftables table {} {}", name_of(table.family), table.name));
-        }
-    }
-    for family in [Family::V4, Family::V6] {
-        for variant in [Variant::Nft, Variant::Legacy] {
-            if variant.may_have(family, is_kube_proxys).unwrap_or(false)
-                && let Ok(saved) = variant.save(family)
-            {
-                let chains = removal_script(&saved, is_kube_proxys).1;
-                if chains > 0 {
-                    found.push(format!("{chains} chains of {}", variant.title(family)));
+            match clean_iptables(family, variant, keep) {
+                Err(error) if variant == Variant::Legacy && is_program_missing(&error) => {
+                    removal.unseen.push(unseen(family, variant, &error));
+                }
+                outcome => {
+                    let what = || {
+                        format!("remove the chains of kube-proxy from {}", variant.title(family))
+                    };
+                    removal.note(&[family], outcome.with_context(what));
                 }
             }
         }
     }
+    // Now that their rules are gone.
+    delete_sets(&mut removal);
+    removal
+}
+
+/// Removes everything that any mode of ours or of kube-proxy makes, but virtual servers in these networks.
+pub fn remove_all(spared: &[Prefix]) -> Removal {
+    let mut removal = remove_others(Mode::Nftables, Keep::Nothing, spared);
+    removal.delete_tables(&VIADUCT);
+    removal.delete_tables(&POLICY);
+    removal
+}
+
+/// What of kube-proxy's is in the kernel, but virtual servers in these networks.
+pub fn find(spared: &[Prefix]) -> Found {
+    let mut found = Found::default();
+    for table in KUBE_PROXY.into_iter().filter(|table| has_table(*table)) {
+        found.kube_proxys.push(format!("nftables table {} {}", name_of(table.family), table.name));
+    }
+    // Beside tables of ours they are ours.
+    if !VIADUCT.into_iter().any(has_table) && ipvs::has_device().unwrap_or(false) {
+        let servers = ipvs::servers(spared).map_or(0, |servers| servers.len());
+        found.kube_proxys.push(format!("device {IPVS_DEVICE} with {servers} virtual servers"));
+    }
+    for family in FAMILIES {
+        for variant in [Variant::Nft, Variant::Legacy] {
+            let title = variant.title(family);
+            match removable(family, variant, is_kube_proxys) {
+                Ok(None) => {}
+                Ok(Some((_, chains))) => {
+                    found.kube_proxys.push(format!("{chains} chains of {title}"))
+                }
+                Err(error) => {
+                    // The kernel itself has told their names.
+                    if variant == Variant::Nft && is_program_missing(&error) {
+                        found.kube_proxys.push(format!("chains of {title}"));
+                    }
+                    found.unseen.push(unseen(family, variant, &error));
+                }
+            }
+        }
+    }
+    let sets = count_sets();
+    if sets > 0 {
+        found.kube_proxys.push(format!("{sets} ipsets"));
+    }
     found
+}
+
+fn has_table(table: Table<'_>) -> bool {
+    let comment = NftSocket::open().and_then(|mut socket| socket.table_comment(table));
+    comment.is_ok_and(|comment| comment.is_some())
 }
 
 fn name_of(family: TableFamily) -> &'static str {
@@ -186,7 +250,8 @@ fn delete_table(table: Table<'_>) -> Result<Option<String>> {
     transaction.delete_table(table);
     match NftSocket::open().and_then(|mut socket| socket.commit(transaction)) {
         Ok(()) => Ok(Some(what)),
-        Err(error) if error.not_found() => Ok(None),
+        // A kernel without nf_tables has none.
+        Err(error) if error.not_found() || error.unsupported() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("delete {what}")),
     }
 }
@@ -196,22 +261,42 @@ fn delete_virtual_servers(spared: &[Prefix]) -> Result<Option<String>> {
     Ok((count > 0).then(|| format!("{count} virtual servers of IPVS")))
 }
 
-fn delete_sets() -> Result<Option<String>> {
-    let mut sets = match Ipset::open() {
-        Ok(sets) => sets,
-        Err(error) => return Err(error).context("list ipsets"),
+/// To ask for sets loads the module, and without it there are none.
+fn open_ipset() -> netlink::Result<Option<Ipset>> {
+    Path::new(IPSET_MODULE).exists().then(Ipset::open).transpose()
+}
+
+/// Names of kube-proxy's sets, each with its family.
+fn set_names() -> impl Iterator<Item = (Family, String)> {
+    let named = |(family, start)| SETS.iter().map(move |name| (family, format!("{start}{name}")));
+    let names = [(Family::V4, "KUBE-"), (Family::V6, "KUBE-6-")].into_iter().flat_map(named);
+    names.map(|(family, mut name)| {
+        name.truncate(NAME_MAX);
+        (family, name)
+    })
+}
+
+fn count_sets() -> usize {
+    let Ok(Some(mut sets)) = open_ipset() else { return 0 };
+    set_names().filter(|(_, name)| sets.list(name).is_ok_and(|set| set.is_some())).count()
+}
+
+fn delete_sets(removal: &mut Removal) {
+    let mut sets = match open_ipset() {
+        Ok(Some(sets)) => sets,
+        Ok(None) => return,
+        Err(error) => return removal.note(&FAMILIES, Err(error).context("remove ipsets")),
     };
     let mut count = 0;
-    for name in SETS.iter().flat_map(|name| [format!("KUBE-{name}"), format!("KUBE-6-{name}")]) {
-        let name = &name[..name.len().min(NAME_MAX)];
-        match sets.destroy(name) {
+    for (family, name) in set_names() {
+        match sets.destroy(&name) {
             Ok(destroyed) => count += usize::from(destroyed),
-            // A kernel without ipset has none.
-            Err(error) if error.errno == Errno::INVAL || error.errno == Errno::OPNOTSUPP => break,
-            Err(error) => return Err(error).with_context(|| format!("remove ipset {name}")),
+            Err(error) => removal.note(&[family], Err(error.into())),
         }
     }
-    Ok((count > 0).then(|| format!("{count} ipsets of kube-proxy")))
+    if count > 0 {
+        removal.removed.push(format!("{count} ipsets of kube-proxy"));
+    }
 }
 
 fn delete_device() -> Result<Option<String>> {
@@ -232,20 +317,41 @@ fn is_kube_proxys(chain: &str) -> bool {
 }
 
 fn clean_iptables(family: Family, variant: Variant, keep: Keep) -> Result<Option<String>> {
-    let title = variant.title(family);
-    let what = || format!("remove the chains of kube-proxy from {title}");
     let goes = |chain: &str| keep.removes(variant, chain);
-    if !variant.may_have(family, goes).with_context(what)? {
+    let Some((script, chains)) = removable(family, variant, goes)? else { return Ok(None) };
+    variant.restore(family, &script)?;
+    Ok(Some(format!("{chains} chains of {}", variant.title(family))))
+}
+
+/// The script that removes chains of these names, and how many these are, if there are any.
+fn removable(
+    family: Family,
+    variant: Variant,
+    goes: impl Fn(&str) -> bool,
+) -> Result<Option<(String, usize)>> {
+    if !variant.may_have(family, &goes)? {
         return Ok(None);
     }
-    let missing = "run `proxyd cleanup` where the programs of iptables are";
-    let saved = variant.save(family).context(missing).with_context(what)?;
+    let saved = variant.save(family).map_err(|failure| {
+        let missing = matches!(failure, programs::Failure::Missing(_));
+        let error = anyhow::Error::new(failure);
+        if missing { error.context(WHERE_PROGRAMS_ARE) } else { error }
+    })?;
     let (script, chains) = removal_script(&saved, goes);
-    if chains == 0 {
-        return Ok(None);
+    Ok((chains > 0).then_some((script, chains)))
+}
+
+fn is_program_missing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(programs::Failure::Missing(_)))
+}
+
+/// In words, what cannot be looked into.
+fn unseen(family: Family, variant: Variant, error: &anyhow::Error) -> String {
+    let title = variant.title(family);
+    match variant {
+        Variant::Nft => format!("{title}: {error:#}"),
+        Variant::Legacy => format!("{title} ({}): {error:#}", legacy_tables(family).join(", ")),
     }
-    variant.restore(family, &script).with_context(what)?;
-    Ok(Some(format!("{chains} chains of {title}")))
 }
 
 /// From the output of `iptables-save`, the input of `iptables-restore --noflush` that removes the chains

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use netlink::nftables::{NftSocket, Table, TableFamily};
-use netlink::{Family, Result};
+use netlink::{Errno, Family, Result};
 
 /// Forces a variant: `legacy` or `nft`.
 pub const VARIABLE: &str = "VIADUCT_IPTABLES";
@@ -84,7 +84,11 @@ impl Variant {
     fn has_chain(family: Family, chosen: impl Fn(&str) -> bool) -> Result<bool> {
         let mut socket = NftSocket::open()?;
         for name in TABLES {
-            let chains = socket.chains(Table { family: table_family(family), name })?;
+            let chains = match socket.chains(Table { family: table_family(family), name }) {
+                // The answer of a kernel without nf_tables.
+                Err(error) if error.errno == Errno::INVAL => return Ok(false),
+                chains => chains?,
+            };
             if chains.iter().any(|chain| chosen(chain)) {
                 return Ok(true);
             }
@@ -122,7 +126,7 @@ impl Variant {
                 _ => {
                     let said =
                         format!("{VARIABLE} must be legacy or nft, not {}", forced.display());
-                    return Err(netlink::Error::new(said, netlink::Errno::INVAL));
+                    return Err(netlink::Error::new(said, Errno::INVAL));
                 }
             };
             return Ok((variant, format!("{VARIABLE} says so")));

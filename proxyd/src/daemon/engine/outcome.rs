@@ -9,7 +9,7 @@ use netlink::{Errno, Error, Family};
 use super::super::{conntrack, node};
 use super::Engine;
 use crate::cluster::{Dirty, Protocol, ServiceName};
-use crate::dataplane::{FAMILIES, Node, NodePorts, Written};
+use crate::dataplane::{FAMILIES, Node, NodePorts, Written, ipvs};
 use crate::server::RelayTarget;
 use crate::service::table::Delta;
 use crate::service::{Address, FrontendKey, Resolution};
@@ -252,6 +252,9 @@ pub(super) fn some_of(list: &[String]) -> String {
 
 /// What to do about a refusal of the kernel's.
 fn hint(error: &Error) -> &'static str {
+    if error.detail.as_ref().is_some_and(|detail| detail.ends_with(ipvs::OR_ANOTHER_MODE)) {
+        return "";
+    }
     match error.errno {
         Errno::PERM | Errno::ACCESS => " (CAP_NET_ADMIN is needed in this network namespace)",
         Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT => {
@@ -260,5 +263,21 @@ fn hint(error: &Error) -> &'static str {
         Errno::NOBUFS => " (the answer did not fit: it is asked for again)",
         Errno::BUSY => " (something still refers to it: an older kernel frees it a moment later)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_module_is_not_taken_for_a_lack_of_nf_tables() {
+        let mut error = Error::new("create dummy device \"kube-ipvs0\"", Errno::OPNOTSUPP);
+        assert!(hint(&error).contains("nf_tables"));
+        error.detail = Some("Unknown device type".to_owned());
+        let error = ipvs::missing_dummy(error);
+        let said = format!("{error}{}", hint(&error));
+        assert!(said.contains("module dummy"), "{said}");
+        assert!(said.ends_with("use --proxy-mode nftables or iptables"), "{said}");
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netlink::{IfIndex, Prefix, Result, RouteSocket};
+use netlink::{Error, IfIndex, Prefix, Result, RouteSocket};
 
 /// Its name, which is kube-proxy's: either can take over from the other.
 pub(super) const NAME: &str = "kube-ipvs0";
@@ -25,7 +25,7 @@ impl Device {
     /// none.
     pub(super) fn addresses(&mut self) -> Result<(BTreeSet<IpAddr>, BTreeSet<IpAddr>)> {
         if self.socket.link_by_name(NAME)?.is_none() {
-            self.socket.create_dummy(NAME)?;
+            self.socket.create_dummy(NAME).map_err(missing_dummy)?;
         }
         self.read()
     }
@@ -66,6 +66,15 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// Names the module in the answer of a kernel that does not know this kind of devices.
+pub fn missing_dummy(error: Error) -> Error {
+    if !error.unsupported() {
+        return error;
+    }
+    let detail = Some("the kernel has no such devices; they are in module dummy".to_owned());
+    super::or_another_mode(Error { detail, ..error })
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

@@ -25,6 +25,7 @@ use netlink::ipvs::{self, Service, ServiceKey};
 use netlink::nftables::{ElementChange, NftSocket, Transaction};
 use netlink::{Errno, Error, Family, Prefix, Result, sysctl};
 
+pub use device::missing_dummy;
 pub use render::render;
 
 use super::{FAMILIES, Node, NodePorts, Written, index};
@@ -63,12 +64,7 @@ pub struct Ipvs {
 impl Ipvs {
     /// Opens what is needed in the calling thread's network namespace, and sets how IPVS works there.
     pub fn open(settings: &Settings) -> Result<Ipvs> {
-        let mut ipvs = ipvs::Ipvs::open().map_err(|error| Error {
-            detail: error.detail.clone().map(|detail| {
-                format!("{detail}: load it, or use --proxy-mode nftables or iptables")
-            }),
-            ..error
-        })?;
+        let mut ipvs = ipvs::Ipvs::open().map_err(or_another_mode)?;
         prepare(settings, &mut ipvs)?;
         Ok(Ipvs {
             settings: settings.clone(),
@@ -402,20 +398,37 @@ pub fn has_device() -> Result<bool> {
     Ok(device.is_some_and(|link| link.kind.as_deref() == Some("dummy")))
 }
 
-/// Removes all virtual servers, if a mode of ours or of kube-proxy made some: then its device is there. Tells how
-/// many there were.
-pub fn remove(spared: &[Prefix]) -> Result<usize> {
+/// All virtual servers but those in these networks, if a mode of ours or of kube-proxy made some: then its device
+/// is there.
+pub fn servers(spared: &[Prefix]) -> Result<Vec<ServiceKey>> {
     if !has_device()? {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let mut ipvs = match ipvs::Ipvs::open() {
-        Err(Error { errno: Errno::OPNOTSUPP, .. }) => return Ok(0),
+        Err(Error { errno: Errno::OPNOTSUPP, .. }) => return Ok(Vec::new()),
         other => other?,
     };
-    let servers = ipvs.services()?;
-    let keys = servers.iter().map(|told| told.service.key);
-    let keys = keys.filter(|key| !spared.iter().any(|network| network.contains(key.address)));
-    let changes: Vec<ipvs::Change> = keys.map(ipvs::Change::DeleteService).collect();
-    ipvs.apply(&changes)?;
+    let mut servers: Vec<ServiceKey> =
+        ipvs.services()?.iter().map(|told| told.service.key).collect();
+    servers.retain(|key| !spared.iter().any(|network| network.contains(key.address)));
+    Ok(servers)
+}
+
+/// Removes [`servers`]; tells how many there were.
+pub fn remove(spared: &[Prefix]) -> Result<usize> {
+    let servers = servers(spared)?;
+    let changes: Vec<ipvs::Change> = servers.into_iter().map(ipvs::Change::DeleteService).collect();
+    if !changes.is_empty() {
+        ipvs::Ipvs::open()?.apply(&changes)?;
+    }
     Ok(changes.len())
+}
+
+/// What to do where the kernel lacks a module that this mode alone needs.
+pub const OR_ANOTHER_MODE: &str = "load it, or use --proxy-mode nftables or iptables";
+
+/// Adds [`OR_ANOTHER_MODE`] to an error that names the module.
+fn or_another_mode(error: Error) -> Error {
+    let detail = error.detail.map(|detail| format!("{detail}: {OR_ANOTHER_MODE}"));
+    Error { detail, ..error }
 }
