@@ -198,7 +198,7 @@ fn ipvs_is_entered_and_left_without_a_gap() {
     ] {
         let change = || {
             proxyd.stop();
-            proxyd = Proxyd::start(&world.n1, &["--proxy-mode", mode]);
+            proxyd = Proxyd::spawn(&world.n1, &["--proxy-mode", mode]);
             eventually("the mode before is gone", Duration::from_secs(60), || {
                 let there = servers(&world.n1).contains("10.96.0.10:80");
                 let ipvs = mode == "ipvs";

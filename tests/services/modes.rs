@@ -245,7 +245,7 @@ fn what_could_not_be_removed_is_told_and_tried_again() {
         let saved = node.command("iptables-legacy-save", &["-t", "nat"]);
         if saved.contains("VIADUCT") { Err(saved) } else { Ok(()) }
     });
-    eventually("nothing more is told", SOON, || left().is_none());
+    soon("nothing more is told", || left().is_none());
 }
 
 /// Runs the daemon's program where those of iptables are not installed; the error is what it said.
