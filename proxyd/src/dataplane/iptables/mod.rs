@@ -7,8 +7,9 @@
 //! - `watch`: whether somebody else changed something; `render`: everything, as text
 //!
 //! One run of `iptables-restore` per family and sync has only the chains that change, and happens as a whole
-//! or not at all in each table. What was committed is in memory, as a hash of each chain. After any error nothing is
-//! assumed: [`Iptables::reconcile`] reads everything, once, and writes what differs.
+//! or not at all in each table; one more follows where nobody is kept out of a Service any more. What was committed is in
+//! memory, as a hash of each chain. After any error nothing is assumed: [`Iptables::reconcile`] reads everything, once,
+//! and writes what differs.
 
 mod fixed;
 mod names;
@@ -90,17 +91,16 @@ impl Iptables {
             let family = of.family;
             let entries = delta.iter().filter(|(key, _)| key.family() == family);
             let entries = entries.map(|(key, frontend)| (*key, frontend.as_ref()));
-            let plan = of.services.change(entries);
-            let script = if of.services.node() == node {
-                of.script(&plan, false)
-            } else {
+            let mut plan = of.services.change(entries);
+            if of.services.node() != node {
                 // Most rules depend on it.
-                let before =
-                    std::mem::replace(&mut of.services, Services::new(family, node.clone()));
-                of.services.change(before.frontends().iter().map(|(key, f)| (*key, Some(f))));
-                of.script(&of.services.everything(), true)
-            };
-            of.run(self.variant, script, &mut written)?;
+                of.services.set_node(node.clone());
+                plan.extend(of.services.everything());
+            }
+            of.last.clear();
+            of.run(self.variant, of.script(&plan, false), &mut written)?;
+            let plan = of.services.open();
+            of.run(self.variant, of.script(&plan, false), &mut written)?;
             *slot = Some(of);
         }
         Ok(written)
@@ -124,14 +124,14 @@ impl Iptables {
             let own = frontends.iter().filter(|(key, _)| key.family() == family);
             services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
             let (held, stamp) = read(self.variant, family)?;
+            services.were_restricted(held.restricted.iter().copied());
             let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
-            let script = of.script(&of.services.everything(), true);
-            if !script.is_empty() {
-                let before = of.held.clone();
-                of.run(self.variant, script, &mut written)?;
-                let repairs = before.differences(&of.held).into_iter();
-                written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
-            }
+            let before = of.held.clone();
+            of.run(self.variant, of.script(&of.services.everything(), false), &mut written)?;
+            of.services.open();
+            of.finish(self.variant, &mut written)?;
+            let repairs = before.differences(&of.held).into_iter();
+            written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
             // Else the first transaction of a stranger's would have everything read again.
             let counts = Counts::now(self.variant, family, &of.held)?;
             let undisturbed = Some(Stamp::now(self.variant, family)?) == of.stamp;
@@ -207,14 +207,22 @@ impl Of {
         Script::new(&self.held, plan, jumps, all)
     }
 
+    /// Makes everything as it is to be, and removes the chains that nothing of ours leads to any more.
+    fn finish(&mut self, variant: Variant, written: &mut Written) -> Result<()> {
+        let script = self.script(&self.services.everything(), true);
+        self.run(variant, script, written)
+    }
+
     fn run(&mut self, variant: Variant, script: Script, written: &mut Written) -> Result<()> {
-        self.last.clone_from(&script.rules);
         if script.is_empty() {
             return Ok(());
         }
         let family = self.family;
         let before = Stamp::now(variant, family)?;
         variant.restore(family, &script.text).map_err(|failure| explain(failure, &script))?;
+        for (table, rules) in &script.rules {
+            *self.last.entry(*table).or_default() += rules;
+        }
         written.elements += script.lines;
         written.transactions += script.tables;
         written.bytes += script.text.len() as u64;

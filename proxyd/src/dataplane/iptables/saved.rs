@@ -7,6 +7,8 @@ use std::net::Ipv6Addr;
 
 use super::fixed::Jump;
 use super::names::{PREFIX, Table};
+use super::services::restricted_by;
+use crate::service::FrontendKey;
 
 /// What the kernel holds of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) struct Held {
     pub(super) jumps: BTreeSet<Jump>,
     /// Those that are there more than once.
     pub(super) repeated: Vec<Jump>,
+    /// Frontends out of which somebody was kept when this was read.
+    pub(super) restricted: Vec<FrontendKey>,
 }
 
 /// What is in a chain, as far as it is kept: how many rules, and a hash of them.
@@ -73,6 +77,9 @@ impl Held {
             {
                 if chain.starts_with(PREFIX) {
                     let rule = canonical(rule);
+                    if table == Table::Mangle {
+                        held.restricted.extend(restricted_by(&rule));
+                    }
                     rules.entry((table, chain)).or_default().add(&rule);
                 } else if leads_to_ours(rule) {
                     let rule = rule.to_owned();
