@@ -50,6 +50,10 @@ pub struct Engine {
     last: Option<(Instant, Duration)>,
     failures: u32,
     retry_at: Option<Instant>,
+    /// What is to go and was refused to, how often, and when that is tried again.
+    kept: Vec<String>,
+    refusals: u32,
+    remove_at: Option<Instant>,
     /// What a sync that failed was about.
     unfinished: Option<(Dirty, Delta, BTreeSet<ServiceName>)>,
     /// Somebody changed our tables: compare everything.
@@ -96,6 +100,9 @@ impl Engine {
             last: None,
             failures: 0,
             retry_at: None,
+            kept: Vec::new(),
+            refusals: 0,
+            remove_at: None,
             unfinished: None,
             drift: Vec::new(),
             triggers: Vec::new(),
@@ -287,7 +294,8 @@ impl Engine {
             format!("service {other}: {key} belongs to service {owner} already")
         });
         let problems = self.problems.iter().map(Problem::to_string);
-        self.shared.status.set_problems(problems.chain(conflicts).collect());
+        let kept = self.kept.iter().cloned();
+        self.shared.status.set_problems(kept.chain(problems).chain(conflicts).collect());
     }
 
     /// When the next sync may be, if there is something to do.
@@ -295,10 +303,14 @@ impl Engine {
         if let Some(retry_at) = self.retry_at {
             return Some(retry_at);
         }
-        let dirty = self.cluster.dirty();
         if self.syncs == 0 || !self.drift.is_empty() {
             return Some(now);
         }
+        self.changes_due_at(now).into_iter().chain(self.remove_at).min()
+    }
+
+    fn changes_due_at(&self, now: Instant) -> Option<Instant> {
+        let dirty = self.cluster.dirty();
         if dirty.is_empty() {
             return None;
         }
@@ -343,7 +355,8 @@ impl Engine {
         }
         let health_checks_changed = self.plan_health_checks(&planned);
         let nodes = self.nodes();
-        let full = !self.dataplane.is_known(&nodes) || !drift.is_empty();
+        let removing = self.remove_at.is_some_and(|at| at <= started);
+        let full = !self.dataplane.is_known(&nodes) || !drift.is_empty() || removing;
         let outcome = if full {
             let table = &self.table;
             self.dataplane.reconcile(|| table.frontends().collect(), &nodes, started)
@@ -361,7 +374,12 @@ impl Engine {
                     self.tell_agent();
                 }
                 self.committed(&dirty, full, took, &written);
-                self.tell_drift(&drift, &written);
+                if !removing || !drift.is_empty() {
+                    self.tell_drift(&drift, &written);
+                }
+                if full {
+                    self.tell_kept(&written);
+                }
                 self.after_commit(&delta, full, &nodes, &dirty, &planned);
                 if health_checks_changed || full {
                     let checks = self.health_checks.values().cloned().collect();

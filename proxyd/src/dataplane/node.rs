@@ -86,4 +86,6 @@ pub struct Written {
     pub bytes: u64,
     /// What else was not as it should have been, found by a full comparison.
     pub repairs: Vec<String>,
+    /// Why something that does nothing any more could not be removed: a full comparison tries it again.
+    pub kept: Vec<(Family, netlink::Error)>,
 }

@@ -80,12 +80,33 @@ impl Engine {
         }
     }
 
+    /// Tells what could not be removed, though everything is in force, and has it tried again.
+    pub(super) fn tell_kept(&mut self, written: &Written) {
+        let kept = written.kept.iter();
+        let kept: Vec<String> = kept
+            .map(|(family, error)| format!("{family}: chains that are to go stay, empty: {error}"))
+            .collect();
+        self.refusals = if kept.is_empty() { 0 } else { self.refusals + 1 };
+        let wait = backoff(self.refusals, self.config.sync_period);
+        self.remove_at = (!kept.is_empty()).then(|| Instant::now() + wait);
+        for ((family, _), what) in written.kept.iter().zip(&kept) {
+            self.shared.metrics.sync_failed(*family, false);
+            tracing::error!("{what}; that is tried again in {wait:?}");
+        }
+        if kept.is_empty() && !self.kept.is_empty() {
+            tracing::info!("chains that were to go are gone");
+        }
+        if kept != self.kept {
+            self.kept = kept;
+            self.tell_problems();
+        }
+    }
+
     pub(super) fn failed(&mut self, error: Error, full: bool) -> Error {
         self.failures += 1;
-        let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(16) - 1);
         // Whoever has the lock of xtables gives it back some time.
         let longest = if error.errno == Errno::AGAIN { LOCKED } else { self.config.sync_period };
-        let wait = wait.min(longest.max(FIRST_RETRY));
+        let wait = backoff(self.failures, longest);
         self.retry_at = Some(Instant::now() + wait);
         for family in FAMILIES {
             self.shared.metrics.sync_failed(family, !full);
@@ -238,6 +259,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// The wait after so many failures.
+fn backoff(failures: u32, longest: Duration) -> Duration {
+    let wait = FIRST_RETRY * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
+    wait.min(longest.max(FIRST_RETRY))
 }
 
 /// The first few of a list, and how many more there are.

@@ -9,7 +9,7 @@
 //! One run of `iptables-restore` per family and sync has only the chains that change, and happens as a whole
 //! or not at all in each table; one more follows where nobody is kept out of a Service any more. What was committed is in
 //! memory, as a hash of each chain. After any error nothing is assumed: [`Iptables::reconcile`] reads everything, once,
-//! and writes what differs.
+//! and writes what differs; chains that are to go come last, since a rule of somebody else's may hold them.
 
 mod fixed;
 mod names;
@@ -209,8 +209,20 @@ impl Of {
 
     /// Makes everything as it is to be, and removes the chains that nothing of ours leads to any more.
     fn finish(&mut self, variant: Variant, written: &mut Written) -> Result<()> {
-        let script = self.script(&self.services.everything(), true);
-        self.run(variant, script, written)
+        let mut plan = self.services.everything();
+        let refusal = match self.run(variant, self.script(&plan, true), written) {
+            Err(error) if error.errno == Errno::INVAL => error,
+            done => return done,
+        };
+        // Somebody else's rule leads to one of them, which is no reason to hold up anything else: empty, it does
+        // no harm.
+        (self.held, self.stamp) = read(variant, self.family)?;
+        for chain in self.held.chains.keys() {
+            plan.entry(chain.clone()).or_insert(Some(Vec::new()));
+        }
+        self.run(variant, self.script(&plan, false), written)?;
+        written.kept.push((self.family, refusal));
+        Ok(())
     }
 
     fn run(&mut self, variant: Variant, script: Script, written: &mut Written) -> Result<()> {

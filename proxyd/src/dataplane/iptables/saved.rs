@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv6Addr;
 
 use super::fixed::Jump;
-use super::names::{PREFIX, Table};
+use super::names::{OURS, PREFIX, Table};
 use super::services::restricted_by;
 use crate::service::FrontendKey;
 
@@ -124,9 +124,13 @@ impl Held {
     }
 }
 
+/// Whether a rule is one of ours that lead to our chains: others may have rules that do.
 fn leads_to_ours(rule: &str) -> bool {
     let words: Vec<&str> = rule.split(' ').collect();
-    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(PREFIX))
+    rule.contains(OURS)
+        && words
+            .windows(2)
+            .any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(PREFIX))
 }
 
 /// A rule as we write it: C libraries do not agree on how to print an IPv6 address that begins with zeros.
@@ -161,12 +165,13 @@ COMMIT
 :KUBE-SERVICES - [0:0]
 -A PREROUTING -m comment --comment \"viaduct: Services\" -j VIADUCT-A
 -A PREROUTING -j KUBE-SERVICES
+-A OUTPUT -d 2001:db8::1/128 -j VIADUCT-B
 -A VIADUCT-A -d ::0.80.0.0/::0.240.0.0 -g VIADUCT-B
 COMMIT
 ";
 
     #[test]
-    fn only_ours_is_read_and_addresses_are_as_we_write_them() {
+    fn only_ours_is_read_though_others_may_lead_to_it_and_addresses_are_as_we_write_them() {
         let held = Held::parse(SAVED);
         let rule = "-d ::50:0/::f0:0 -g VIADUCT-B";
         let mut chains: Vec<_> = held.chains.iter().collect();
