@@ -1,13 +1,15 @@
-//! What the kernel refuses `iptables-restore`, since a rule of somebody else's leads to a chain that is to go.
+//! What the kernel refuses `iptables-restore`: chains that somebody else's rules lead to, and all of a family.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use testnet::manifest::Endpoint;
-use testnet::{Family, Host, Proxyd, programs};
+use testnet::{Family, Host, Proxyd, eventually, programs};
 
 use super::modes::{IPTABLES, rules, variant};
 use super::world::{PORT, World, both, external, service, vip, with_slices};
-use super::{SILENCE, served, soon};
+use super::{SILENCE, SOON, served, soon};
 
 /// The chain of Service `web`'s TCP port.
 fn chain(world: &World) -> String {
@@ -119,4 +121,54 @@ fn a_load_balancer_that_cannot_go_lets_nobody_in_meanwhile() {
         (!rules(world.n1.namespace()).contains("VIADUCT-FW-")).then_some(())
     });
     lead(&world, "-D", &chain);
+}
+
+#[test]
+fn a_family_that_fails_does_not_hold_up_the_other() {
+    if variant() != "nft" {
+        return testnet::skip("only the nft variant's tables can belong to a process");
+    }
+    let world = World::new();
+    let pods = ["a", "b"].map(|name| world.backend(&world.n1, name));
+    // As long as this runs, nobody else can write to the table.
+    let mut owner = world.n1.namespace().run(|| {
+        let mut nft = Command::new("nft");
+        nft.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    });
+    let mut orders = owner.stdin.take().unwrap();
+    orders.write_all(b"add table ip6 nat { flags owner; }\n").unwrap();
+    soon("the table has an owner", || {
+        let tables = world.n1.namespace().command("nft", &["list", "tables"]);
+        tables.contains("table ip6 nat").then_some(())
+    });
+    let proxyd = Proxyd::spawn(&world.n1, &IPTABLES);
+    let to = |family| (vip(family, 10), PORT);
+    let serves = |family, name: &str| {
+        world.n1.tcp(to(family)).ok().filter(|answer| answer.server == name).map(|_| ())
+    };
+    proxyd.write("web", &web(&Endpoint::of(&pods[0])));
+    soon("IPv4 is served", || serves(Family::V4, "a"));
+    eventually("it is tried ever more rarely", 2 * SOON, || {
+        if proxyd.log().contains("everything is compared in 8s") {
+            Ok(())
+        } else {
+            Err(proxyd.log())
+        }
+    });
+    for (pod, name) in [(&pods[1], "b"), (&pods[0], "a"), (&pods[1], "b")] {
+        let started = Instant::now();
+        proxyd.write("web", &web(&Endpoint::of(pod)));
+        soon("IPv4 follows", || serves(Family::V4, name));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+    let said = status(&world);
+    assert!(said.contains("the last sync failed: ip6tables-nft-restore"), "{said}");
+    let failures = "kubeproxy_sync_proxy_rules_iptables_restore_failures_total";
+    assert!(proxyd.metric(failures, "IPv6").is_some_and(|count| count > 0.0));
+    assert!(proxyd.metric(failures, "IPv4").is_none_or(|count| count == 0.0));
+    assert!(world.n1.tcp_within(to(Family::V6), SILENCE).is_err());
+    drop(orders);
+    owner.wait().unwrap();
+    soon("IPv6 is served", || serves(Family::V6, "b"));
+    soon("all is well", || status(&world).contains("state: programmed").then_some(()));
 }

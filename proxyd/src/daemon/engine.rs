@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use netlink::Result;
 use netlink::conntrack::Conntrack;
+use netlink::{Family, Result};
 
 use outcome::some_of;
 
@@ -50,6 +50,8 @@ pub struct Engine {
     last: Option<(Instant, Duration)>,
     failures: u32,
     retry_at: Option<Instant>,
+    /// Families whose last sync failed; the other one, if it is known, goes on.
+    failing: Vec<Family>,
     /// What is to go and was refused to, how often, and when that is tried again.
     kept: Vec<String>,
     refusals: u32,
@@ -100,6 +102,7 @@ impl Engine {
             last: None,
             failures: 0,
             retry_at: None,
+            failing: Vec::new(),
             kept: Vec::new(),
             refusals: 0,
             remove_at: None,
@@ -173,7 +176,7 @@ impl Engine {
                 let first = self.syncs == 0;
                 if !self.services {
                     self.pass_nodes_on();
-                } else if self.sync().is_ok() && first {
+                } else if self.sync().is_ok() && first && self.syncs > 0 {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = listen(queue);
                     notify::ready();
@@ -301,7 +304,10 @@ impl Engine {
     /// When the next sync may be, if there is something to do.
     fn due_at(&self, now: Instant) -> Option<Instant> {
         if let Some(retry_at) = self.retry_at {
-            return Some(retry_at);
+            // One family does not wait for the other.
+            let other = self.failing.len() < FAMILIES.len();
+            let changes = if other { self.changes_due_at(now) } else { None };
+            return changes.into_iter().chain([retry_at]).min();
         }
         if self.syncs == 0 || !self.drift.is_empty() {
             return Some(now);
@@ -356,7 +362,12 @@ impl Engine {
         let health_checks_changed = self.plan_health_checks(&planned);
         let nodes = self.nodes();
         let removing = self.remove_at.is_some_and(|at| at <= started);
-        let full = !self.dataplane.is_known(&nodes) || !drift.is_empty() || removing;
+        let retrying = self.retry_at.is_some_and(|at| at <= started);
+        let asked = retrying || removing || !drift.is_empty();
+        let full = asked || !self.dataplane.is_known(&nodes);
+        if full {
+            self.failing.clear();
+        }
         let outcome = if full {
             let table = &self.table;
             self.dataplane.reconcile(|| table.frontends().collect(), &nodes, started)
@@ -368,8 +379,10 @@ impl Engine {
             self.tell_agent();
         }
         match outcome {
-            Ok(written) => {
-                if self.syncs == 0 {
+            Ok(mut written) => {
+                let failed = std::mem::take(&mut written.failed);
+                self.failing.extend(failed.iter().map(|(family, _)| *family));
+                if self.syncs == 0 && self.failing.is_empty() {
                     self.shared.health.set_part("services", Ok(()));
                     self.tell_agent();
                 }
@@ -385,9 +398,17 @@ impl Engine {
                     let checks = self.health_checks.values().cloned().collect();
                     self.shared.health_checks.update(checks);
                 }
-                Ok(())
+                if !self.failing.is_empty() {
+                    delta.retain(|key, _| self.failing.contains(&key.family()));
+                    self.unfinished = Some((Dirty::default(), delta, BTreeSet::new()));
+                }
+                match failed.into_iter().next() {
+                    Some((_, error)) => Err(self.failed(error, full)),
+                    None => Ok(()),
+                }
             }
             Err(error) => {
+                self.failing = FAMILIES.to_vec();
                 self.unfinished = Some((dirty, delta, planned));
                 Err(self.failed(error, full))
             }

@@ -77,33 +77,27 @@ impl Iptables {
         self.variant
     }
 
-    /// Whether what is in the kernel is known, so that [`Iptables::apply`] can be used.
+    /// Whether what is in the kernel is known of a family, so that [`Iptables::apply`] can be used.
     pub fn is_known(&self) -> bool {
-        FAMILIES.iter().all(|family| self.families[index(*family)].is_some() || !has(*family))
+        self.families.iter().any(Option::is_some)
     }
 
-    /// Commits what changed. After an error the state is not known any more.
+    /// Commits what changed, in the families that are known. After an error a family is not known any more.
     pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
         self.look_at.get_or_insert(now + LOOK_EVERY);
         let mut written = Written::default();
         for (slot, node) in self.families.iter_mut().zip(nodes) {
             let Some(mut of) = slot.take() else { continue };
-            let family = of.family;
-            let entries = delta.iter().filter(|(key, _)| key.family() == family);
-            let entries = entries.map(|(key, frontend)| (*key, frontend.as_ref()));
-            let mut plan = of.services.change(entries);
-            if of.services.node() != node {
-                // Most rules depend on it.
-                of.services.set_node(node.clone());
-                plan.extend(of.services.everything());
+            let done = match locked(&written) {
+                Some(error) => Err(error),
+                None => of.apply(self.variant, delta, node, &mut written),
+            };
+            match done {
+                Ok(()) => *slot = Some(of),
+                Err(error) => written.failed.push((of.family, error)),
             }
-            of.last.clear();
-            of.run(self.variant, of.script(&plan, false), &mut written)?;
-            let plan = of.services.open();
-            of.run(self.variant, of.script(&plan, false), &mut written)?;
-            *slot = Some(of);
         }
-        Ok(written)
+        self.unless_all_failed(written)
     }
 
     /// Reads what is in the kernel, and writes what differs from these frontends.
@@ -115,28 +109,21 @@ impl Iptables {
     ) -> Result<Written> {
         self.look_at = Some(now + LOOK_EVERY);
         let mut written = Written::default();
-        self.families = [None, None];
-        for (family, node) in FAMILIES.into_iter().zip(nodes) {
-            if !has(family) {
-                continue;
-            }
-            let mut services = Services::new(family, node.clone());
-            let own = frontends.iter().filter(|(key, _)| key.family() == family);
-            services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
-            let (held, stamp) = read(self.variant, family)?;
-            services.were_restricted(held.restricted.iter().copied());
-            let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
-            let before = of.held.clone();
-            of.run(self.variant, of.script(&of.services.everything(), false), &mut written)?;
-            of.services.open();
-            of.finish(self.variant, &mut written)?;
-            let repairs = before.differences(&of.held).into_iter();
-            written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
-            // Else the first transaction of a stranger's would have everything read again.
-            let counts = Counts::now(self.variant, family, &of.held)?;
-            let undisturbed = Some(Stamp::now(self.variant, family)?) == of.stamp;
-            of.counts = counts.filter(|counts| undisturbed && counts.are_right(counts, &of.held));
-            self.families[index(family)] = Some(of);
+        for (family, node) in FAMILIES.into_iter().zip(nodes).filter(|(family, _)| has(*family)) {
+            let done = match locked(&written) {
+                Some(error) => Err(error),
+                None => Of::reconcile(family, self.variant, frontends, node, &mut written),
+            };
+            let done = done.map_err(|error| written.failed.push((family, error)));
+            self.families[index(family)] = done.ok();
+        }
+        self.unless_all_failed(written)
+    }
+
+    /// What a family lacks, a kernel module or a program, does not concern the other one.
+    fn unless_all_failed(&self, mut written: Written) -> Result<Written> {
+        if !self.is_known() && !written.failed.is_empty() {
+            return Err(written.failed.swap_remove(0).1);
         }
         Ok(written)
     }
@@ -202,6 +189,53 @@ impl Iptables {
 }
 
 impl Of {
+    fn apply(
+        &mut self,
+        variant: Variant,
+        delta: &Delta,
+        node: &Node,
+        written: &mut Written,
+    ) -> Result<()> {
+        let entries = delta.iter().filter(|(key, _)| key.family() == self.family);
+        let entries = entries.map(|(key, frontend)| (*key, frontend.as_ref()));
+        let mut plan = self.services.change(entries);
+        if self.services.node() != node {
+            // Most rules depend on it.
+            self.services.set_node(node.clone());
+            plan.extend(self.services.everything());
+        }
+        self.last.clear();
+        self.run(variant, self.script(&plan, false), written)?;
+        let plan = self.services.open();
+        self.run(variant, self.script(&plan, false), written)
+    }
+
+    fn reconcile(
+        family: Family,
+        variant: Variant,
+        frontends: &[(FrontendKey, &Frontend)],
+        node: &Node,
+        written: &mut Written,
+    ) -> Result<Of> {
+        let mut services = Services::new(family, node.clone());
+        let own = frontends.iter().filter(|(key, _)| key.family() == family);
+        services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
+        let (held, stamp) = read(variant, family)?;
+        services.were_restricted(held.restricted.iter().copied());
+        let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
+        let before = of.held.clone();
+        of.run(variant, of.script(&of.services.everything(), false), written)?;
+        of.services.open();
+        of.finish(variant, written)?;
+        let repairs = before.differences(&of.held).into_iter();
+        written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
+        // Else the first transaction of a stranger's would have everything read again.
+        let counts = Counts::now(variant, family, &of.held)?;
+        let undisturbed = Some(Stamp::now(variant, family)?) == of.stamp;
+        of.counts = counts.filter(|counts| undisturbed && counts.are_right(counts, &of.held));
+        Ok(of)
+    }
+
     fn script(&self, plan: &Plan, all: bool) -> Script {
         let jumps = fixed::jumps(self.services.restricted());
         Script::new(&self.held, plan, jumps, all)
@@ -257,6 +291,12 @@ fn read(variant: Variant, family: Family) -> Result<(Held, Option<Stamp>)> {
     let stamp = Stamp::now(variant, family)?;
     let saved = variant.save(family).map_err(|failure| explain(failure, &Script::default()))?;
     Ok((Held::parse(&saved), Some(stamp)))
+}
+
+/// Whether a family met a lock: it is the other one's too, and need not be waited for again.
+fn locked(written: &Written) -> Option<Error> {
+    let mut errors = written.failed.iter().map(|(_, error)| error);
+    errors.find(|error| error.errno == Errno::AGAIN).cloned()
 }
 
 /// Whether this machine has a family.
