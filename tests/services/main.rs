@@ -25,6 +25,7 @@ mod node_port;
 mod nodes;
 mod policies;
 mod programmed;
+mod refused;
 mod render;
 mod restart;
 mod service_cidrs;

@@ -1,6 +1,7 @@
 //! What is about a proxy mode other than the default, and about changing it.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use testnet::manifest::Endpoint;
@@ -8,21 +9,24 @@ use testnet::{Family, Host, Manifests, Mode, Namespace, Node, Proxyd, eventually
 
 use super::churn::meanwhile;
 use super::tables::fifty;
-use super::world::{Addressed, PORT, World, address, gateway, node_port_service, vip, with_slices};
-use super::{FAMILIES, SILENCE, assert_refused, served, soon};
+use super::world::{
+    Addressed, PORT, World, address, both, external, gateway, neighbour, node_port_service,
+    service, vip, with_slices,
+};
+use super::{FAMILIES, SILENCE, assert_dropped, assert_refused, served, soon};
 
 const NODE_PORT: u16 = 30080;
-const IPTABLES: [&str; 2] = ["--proxy-mode", "iptables"];
+pub(crate) const IPTABLES: [&str; 2] = ["--proxy-mode", "iptables"];
 
 /// The variant of iptables that daemons use here.
-fn variant() -> &'static str {
+pub(crate) fn variant() -> &'static str {
     match Mode::of_tests() {
         Mode::Iptables(variant) => variant,
         Mode::Nftables | Mode::Ipvs => "nft",
     }
 }
 
-fn rules(namespace: &Namespace) -> String {
+pub(crate) fn rules(namespace: &Namespace) -> String {
     Mode::Iptables(variant()).rules(namespace)
 }
 
@@ -161,6 +165,46 @@ fn what_is_rendered_for_iptables_is_what_the_daemon_programs() {
     // The daemon takes it for its own, whatever there is.
     let said = run(&world.n1, &fresh, &[&["run", "--oneshot"], &IPTABLES[..]].concat()).unwrap();
     assert!(said.contains(": 0 elements in 0 transactions"), "{said}");
+}
+
+#[test]
+fn explain_tells_what_packets_do_in_iptables_mode() {
+    let world = World::new();
+    let a = world.backend(&world.n1, "a");
+    [both(external, 1), both(vip, 10), both(vip, 11)].iter().for_each(|to| world.route_all(to));
+    let proxyd = Proxyd::start(&world.n1, &IPTABLES);
+    let balancer = node_port_service("web", 10, NODE_PORT)
+        .load_balancer(&both(external, 1))
+        .spec("loadBalancerSourceRanges", ["10.0.0.0/8", "fd00:10::/32"]);
+    proxyd.write("empty", &service("empty", 11).to_string());
+    proxyd.apply("web", &with_slices(&balancer, "web", &[Endpoint::of(&a)]));
+    for family in FAMILIES {
+        let outside = neighbour(family).to_string();
+        let node = world.n1.ip(family);
+        let (web, empty) = (vip(family, 10), vip(family, 11));
+        for (to, reason, then) in [
+            ((web, PORT), "internalTrafficPolicy Cluster: any endpoint", "a"),
+            ((web, 81), "has no port 81/tcp: refused", "refused"),
+            ((empty, PORT), "no usable endpoint anywhere: refused", "refused"),
+            ((node, NODE_PORT), "externalTrafficPolicy Cluster: any endpoint, masqueraded", "a"),
+            ((external(family, 1), PORT), "in none of loadBalancerSourceRanges", "dropped"),
+        ] {
+            let target = SocketAddr::from(to).to_string();
+            let question = ["explain", "--from", &outside, "--to", &target];
+            let said = run(&world.n1, world.n1.namespace(), &[&question, &IPTABLES[..]].concat());
+            let said = said.unwrap();
+            let verdict = if then == "a" { "verdict: allowed" } else { "verdict: denied" };
+            assert!(said.starts_with(verdict) && said.contains(reason), "{target}: {said}");
+            match then {
+                "refused" => assert_refused(&world.lan, to),
+                "dropped" => assert_dropped(&world.lan, to),
+                name => {
+                    assert!(said.contains("masquerade: this node"), "{said}");
+                    assert_eq!(served(&world.lan, to), (name.to_owned(), gateway(family)));
+                }
+            }
+        }
+    }
 }
 
 #[test]

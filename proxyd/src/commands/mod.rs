@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Flags, Loaded};
 use crate::daemon;
 
-/// Service VIPs, node ports and load balancing for one node, in nftables.
+/// Service VIPs, node ports and load balancing for one node, in nftables, iptables or IPVS.
 #[derive(Parser)]
 #[command(name = "proxyd", version, propagate_version = true)]
 struct Arguments {
@@ -32,7 +32,7 @@ enum Command {
     Run(Box<Flags>),
     /// Validate configuration and manifests, print the plan's summary, touch nothing
     Check(Box<Flags>),
-    /// Print the ruleset that would be programmed, as `nft -f` takes it, touch nothing
+    /// Print what would be programmed, as `nft -f`, `iptables-restore` or `ipvsadm -R` takes it, touch nothing
     Render(Box<Flags>),
     /// Show what the running daemon has programmed
     Status {

@@ -12,7 +12,7 @@ use crate::daemon::node;
 use crate::dataplane::{iptables, ipvs, nftables};
 use crate::source::Problem;
 
-/// Prints what would be programmed, as `nft -f`, `iptables-restore` or `ipvsadm-restore` takes it; what is wrong with
+/// Prints what would be programmed, as `nft -f`, `iptables-restore` or `ipvsadm -R` takes it; what is wrong with
 /// the source goes to standard error.
 pub(super) fn render(config: &Config) -> Result<()> {
     let Planned { table, cluster, problems, .. } = plan_source(config)?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use netlink::Result;
 use netlink::conntrack::Conntrack;
+use netlink::{Family, Result};
 
 use outcome::some_of;
 
@@ -50,6 +50,12 @@ pub struct Engine {
     last: Option<(Instant, Duration)>,
     failures: u32,
     retry_at: Option<Instant>,
+    /// Families whose last sync failed; the other one, if it is known, goes on.
+    failing: Vec<Family>,
+    /// What is to go and was refused to, how often, and when that is tried again.
+    kept: Vec<String>,
+    refusals: u32,
+    remove_at: Option<Instant>,
     /// What a sync that failed was about.
     unfinished: Option<(Dirty, Delta, BTreeSet<ServiceName>)>,
     /// Somebody changed our tables: compare everything.
@@ -96,6 +102,10 @@ impl Engine {
             last: None,
             failures: 0,
             retry_at: None,
+            failing: Vec::new(),
+            kept: Vec::new(),
+            refusals: 0,
+            remove_at: None,
             unfinished: None,
             drift: Vec::new(),
             triggers: Vec::new(),
@@ -166,7 +176,7 @@ impl Engine {
                 let first = self.syncs == 0;
                 if !self.services {
                     self.pass_nodes_on();
-                } else if self.sync().is_ok() && first {
+                } else if self.sync().is_ok() && first && self.syncs > 0 {
                     // Only now: our own first state would be more than can be listened to.
                     self.listening = listen(queue);
                     notify::ready();
@@ -294,18 +304,26 @@ impl Engine {
             format!("service {other}: {key} belongs to service {owner} already")
         });
         let problems = self.problems.iter().map(Problem::to_string);
-        self.shared.status.set_problems(problems.chain(conflicts).collect());
+        let kept = self.kept.iter().cloned();
+        self.shared.status.set_problems(kept.chain(problems).chain(conflicts).collect());
     }
 
     /// When the next sync may be, if there is something to do.
     fn due_at(&self, now: Instant) -> Option<Instant> {
         if let Some(retry_at) = self.retry_at {
-            return Some(retry_at);
+            // One family does not wait for the other.
+            let other = self.failing.len() < FAMILIES.len();
+            let changes = if other { self.changes_due_at(now) } else { None };
+            return changes.into_iter().chain([retry_at]).min();
         }
-        let dirty = self.cluster.dirty();
         if self.syncs == 0 || !self.drift.is_empty() {
             return Some(now);
         }
+        self.changes_due_at(now).into_iter().chain(self.remove_at).min()
+    }
+
+    fn changes_due_at(&self, now: Instant) -> Option<Instant> {
+        let dirty = self.cluster.dirty();
         if dirty.is_empty() {
             return None;
         }
@@ -350,7 +368,13 @@ impl Engine {
         }
         let health_checks_changed = self.plan_health_checks(&planned);
         let nodes = self.nodes();
-        let full = !self.dataplane.is_known(&nodes) || !drift.is_empty();
+        let removing = self.remove_at.is_some_and(|at| at <= started);
+        let retrying = self.retry_at.is_some_and(|at| at <= started);
+        let asked = retrying || removing || !drift.is_empty();
+        let full = asked || !self.dataplane.is_known(&nodes);
+        if full {
+            self.failing.clear();
+        }
         let outcome = if full {
             let table = &self.table;
             self.dataplane.reconcile(|| table.frontends().collect(), &nodes, started)
@@ -362,21 +386,36 @@ impl Engine {
             self.tell_agent();
         }
         match outcome {
-            Ok(written) => {
-                if self.syncs == 0 {
+            Ok(mut written) => {
+                let failed = std::mem::take(&mut written.failed);
+                self.failing.extend(failed.iter().map(|(family, _)| *family));
+                if self.syncs == 0 && self.failing.is_empty() {
                     self.shared.health.set_part("services", Ok(()));
                     self.tell_agent();
                 }
                 self.committed(&dirty, full, took, &written);
-                self.tell_drift(&drift, &written);
+                if !removing || !drift.is_empty() {
+                    self.tell_drift(&drift, &written);
+                }
+                if full {
+                    self.tell_kept(&written);
+                }
                 self.after_commit(&delta, full, &nodes, &dirty, &planned);
                 if health_checks_changed || full {
                     let checks = self.health_checks.values().cloned().collect();
                     self.shared.health_checks.update(checks);
                 }
-                Ok(())
+                if !self.failing.is_empty() {
+                    delta.retain(|key, _| self.failing.contains(&key.family()));
+                    self.unfinished = Some((Dirty::default(), delta, BTreeSet::new()));
+                }
+                match failed.into_iter().next() {
+                    Some((_, error)) => Err(self.failed(error, full)),
+                    None => Ok(()),
+                }
             }
             Err(error) => {
+                self.failing = FAMILIES.to_vec();
                 self.unfinished = Some((dirty, delta, planned));
                 Err(self.failed(error, full))
             }

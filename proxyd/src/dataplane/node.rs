@@ -86,4 +86,8 @@ pub struct Written {
     pub bytes: u64,
     /// What else was not as it should have been, found by a full comparison.
     pub repairs: Vec<String>,
+    /// Families of which nothing may have been written, and why; the others are in force.
+    pub failed: Vec<(Family, netlink::Error)>,
+    /// Why something that does nothing any more could not be removed: a full comparison tries it again.
+    pub kept: Vec<(Family, netlink::Error)>,
 }

@@ -215,8 +215,17 @@ fn refusal(path: &Path, said: &str, status: std::process::ExitStatus) -> Failure
     let lines = said.lines().map(str::trim);
     let told: Vec<&str> =
         lines.filter(|line| !line.is_empty() && !line.starts_with("Try `")).collect();
-    let said = if told.is_empty() { status.to_string() } else { told.join("; ") };
+    let said = if told.is_empty() { status.to_string() } else { first(&told) };
     Failure::Refused { program, line: line_number(&said), said }
+}
+
+/// The first lines of what was said: of a table that is not ours to write, every line of ours is refused.
+fn first(lines: &[&str]) -> String {
+    const FEW: usize = 4;
+    match lines.len().saturating_sub(FEW) {
+        0 => lines.join("; "),
+        more => format!("{}; and {more} lines more", lines[..FEW].join("; ")),
+    }
 }
 
 /// The line that a message names: `line 4 failed`, `Error occurred at line: 3`.
@@ -231,6 +240,12 @@ fn line_number(said: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_says_much_is_cut_short() {
+        assert_eq!(first(&["a", "b"]), "a; b");
+        assert_eq!(first(&["line"; 9000]), "line; line; line; line; and 8996 lines more");
+    }
 
     #[test]
     fn the_line_that_a_program_names_is_found() {

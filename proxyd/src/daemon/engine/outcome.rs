@@ -29,12 +29,15 @@ impl Engine {
         took: Duration,
         written: &Written,
     ) {
-        self.syncs += 1;
-        self.failures = 0;
-        self.retry_at = None;
+        if self.failing.is_empty() {
+            self.syncs += 1;
+            self.failures = 0;
+            self.retry_at = None;
+        }
+        let in_force = FAMILIES.into_iter().filter(|family| !self.failing.contains(family));
         self.last = Some((Instant::now(), took));
         let metrics = &self.shared.metrics;
-        for family in FAMILIES {
+        for family in in_force.clone() {
             self.shared.health.updated(family);
             metrics.sync_finished(family, full, took);
         }
@@ -44,7 +47,7 @@ impl Engine {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         for triggered in std::mem::take(&mut self.triggers) {
             let seconds = (now as i64).saturating_sub(triggered) as f64 / 1e9;
-            for family in FAMILIES {
+            for family in in_force.clone() {
                 metrics.programming_latency(family, seconds.max(0.0));
             }
         }
@@ -61,7 +64,7 @@ impl Engine {
     }
 
     pub(super) fn tell_drift(&self, drift: &[String], written: &Written) {
-        let first = self.syncs == 1;
+        let first = self.syncs <= 1;
         let repaired = !written.repairs.is_empty() || written.elements > 0;
         if first || (drift.is_empty() && written.repairs.is_empty()) {
             return;
@@ -80,15 +83,36 @@ impl Engine {
         }
     }
 
+    /// Tells what could not be removed, though everything is in force, and has it tried again.
+    pub(super) fn tell_kept(&mut self, written: &Written) {
+        let kept = written.kept.iter();
+        let kept: Vec<String> = kept
+            .map(|(family, error)| format!("{family}: chains that are to go stay, empty: {error}"))
+            .collect();
+        self.refusals = if kept.is_empty() { 0 } else { self.refusals + 1 };
+        let wait = backoff(self.refusals, self.config.sync_period);
+        self.remove_at = (!kept.is_empty()).then(|| Instant::now() + wait);
+        for ((family, _), what) in written.kept.iter().zip(&kept) {
+            self.shared.metrics.sync_failed(*family, false);
+            tracing::error!("{what}; that is tried again in {wait:?}");
+        }
+        if kept.is_empty() && !self.kept.is_empty() {
+            tracing::info!("chains that were to go are gone");
+        }
+        if kept != self.kept {
+            self.kept = kept;
+            self.tell_problems();
+        }
+    }
+
     pub(super) fn failed(&mut self, error: Error, full: bool) -> Error {
         self.failures += 1;
-        let wait = FIRST_RETRY * 2u32.saturating_pow(self.failures.min(16) - 1);
         // Whoever has the lock of xtables gives it back some time.
         let longest = if error.errno == Errno::AGAIN { LOCKED } else { self.config.sync_period };
-        let wait = wait.min(longest.max(FIRST_RETRY));
+        let wait = backoff(self.failures, longest);
         self.retry_at = Some(Instant::now() + wait);
-        for family in FAMILIES {
-            self.shared.metrics.sync_failed(family, !full);
+        for family in &self.failing {
+            self.shared.metrics.sync_failed(*family, !full);
         }
         let hint = hint(&error);
         tracing::error!("sync failed: {error}{hint}; everything is compared in {wait:?}");
@@ -112,6 +136,9 @@ impl Engine {
         self.clean_conntrack(delta, full, nodes, planned);
         self.update_relay();
         self.sums_at.get_or_insert(Instant::now() + SUMS_AFTER);
+        if !self.failing.is_empty() {
+            return;
+        }
         if self.syncs == 1 {
             self.sums_at = Some(Instant::now());
             self.tell_sums();
@@ -238,6 +265,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// The wait after so many failures.
+fn backoff(failures: u32, longest: Duration) -> Duration {
+    let wait = FIRST_RETRY * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
+    wait.min(longest.max(FIRST_RETRY))
 }
 
 /// The first few of a list, and how many more there are.

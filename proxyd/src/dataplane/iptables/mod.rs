@@ -7,8 +7,9 @@
 //! - `watch`: whether somebody else changed something; `render`: everything, as text
 //!
 //! One run of `iptables-restore` per family and sync has only the chains that change, and happens as a whole
-//! or not at all in each table. What was committed is in memory, as a hash of each chain. After any error nothing is
-//! assumed: [`Iptables::reconcile`] reads everything, once, and writes what differs.
+//! or not at all in each table; one more follows where nobody is kept out of a Service any more. What was committed is in
+//! memory, as a hash of each chain. After any error nothing is assumed: [`Iptables::reconcile`] reads everything, once,
+//! and writes what differs; chains that are to go come last, since a rule of somebody else's may hold them.
 
 mod fixed;
 mod names;
@@ -76,34 +77,27 @@ impl Iptables {
         self.variant
     }
 
-    /// Whether what is in the kernel is known, so that [`Iptables::apply`] can be used.
+    /// Whether what is in the kernel is known of a family, so that [`Iptables::apply`] can be used.
     pub fn is_known(&self) -> bool {
-        FAMILIES.iter().all(|family| self.families[index(*family)].is_some() || !has(*family))
+        self.families.iter().any(Option::is_some)
     }
 
-    /// Commits what changed. After an error the state is not known any more.
+    /// Commits what changed, in the families that are known. After an error a family is not known any more.
     pub fn apply(&mut self, delta: &Delta, nodes: &[Node; 2], now: Instant) -> Result<Written> {
         self.look_at.get_or_insert(now + LOOK_EVERY);
         let mut written = Written::default();
         for (slot, node) in self.families.iter_mut().zip(nodes) {
             let Some(mut of) = slot.take() else { continue };
-            let family = of.family;
-            let entries = delta.iter().filter(|(key, _)| key.family() == family);
-            let entries = entries.map(|(key, frontend)| (*key, frontend.as_ref()));
-            let plan = of.services.change(entries);
-            let script = if of.services.node() == node {
-                of.script(&plan, false)
-            } else {
-                // Most rules depend on it.
-                let before =
-                    std::mem::replace(&mut of.services, Services::new(family, node.clone()));
-                of.services.change(before.frontends().iter().map(|(key, f)| (*key, Some(f))));
-                of.script(&of.services.everything(), true)
+            let done = match locked(&written) {
+                Some(error) => Err(error),
+                None => of.apply(self.variant, delta, node, &mut written),
             };
-            of.run(self.variant, script, &mut written)?;
-            *slot = Some(of);
+            match done {
+                Ok(()) => *slot = Some(of),
+                Err(error) => written.failed.push((of.family, error)),
+            }
         }
-        Ok(written)
+        self.unless_all_failed(written)
     }
 
     /// Reads what is in the kernel, and writes what differs from these frontends.
@@ -115,28 +109,21 @@ impl Iptables {
     ) -> Result<Written> {
         self.look_at = Some(now + LOOK_EVERY);
         let mut written = Written::default();
-        self.families = [None, None];
-        for (family, node) in FAMILIES.into_iter().zip(nodes) {
-            if !has(family) {
-                continue;
-            }
-            let mut services = Services::new(family, node.clone());
-            let own = frontends.iter().filter(|(key, _)| key.family() == family);
-            services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
-            let (held, stamp) = read(self.variant, family)?;
-            let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
-            let script = of.script(&of.services.everything(), true);
-            if !script.is_empty() {
-                let before = of.held.clone();
-                of.run(self.variant, script, &mut written)?;
-                let repairs = before.differences(&of.held).into_iter();
-                written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
-            }
-            // Else the first transaction of a stranger's would have everything read again.
-            let counts = Counts::now(self.variant, family, &of.held)?;
-            let undisturbed = Some(Stamp::now(self.variant, family)?) == of.stamp;
-            of.counts = counts.filter(|counts| undisturbed && counts.are_right(counts, &of.held));
-            self.families[index(family)] = Some(of);
+        for (family, node) in FAMILIES.into_iter().zip(nodes).filter(|(family, _)| has(*family)) {
+            let done = match locked(&written) {
+                Some(error) => Err(error),
+                None => Of::reconcile(family, self.variant, frontends, node, &mut written),
+            };
+            let done = done.map_err(|error| written.failed.push((family, error)));
+            self.families[index(family)] = done.ok();
+        }
+        self.unless_all_failed(written)
+    }
+
+    /// What a family lacks, a kernel module or a program, does not concern the other one.
+    fn unless_all_failed(&self, mut written: Written) -> Result<Written> {
+        if !self.is_known() && !written.failed.is_empty() {
+            return Err(written.failed.swap_remove(0).1);
         }
         Ok(written)
     }
@@ -202,19 +189,86 @@ impl Iptables {
 }
 
 impl Of {
+    fn apply(
+        &mut self,
+        variant: Variant,
+        delta: &Delta,
+        node: &Node,
+        written: &mut Written,
+    ) -> Result<()> {
+        let entries = delta.iter().filter(|(key, _)| key.family() == self.family);
+        let entries = entries.map(|(key, frontend)| (*key, frontend.as_ref()));
+        let mut plan = self.services.change(entries);
+        if self.services.node() != node {
+            // Most rules depend on it.
+            self.services.set_node(node.clone());
+            plan.extend(self.services.everything());
+        }
+        self.last.clear();
+        self.run(variant, self.script(&plan, false), written)?;
+        let plan = self.services.open();
+        self.run(variant, self.script(&plan, false), written)
+    }
+
+    fn reconcile(
+        family: Family,
+        variant: Variant,
+        frontends: &[(FrontendKey, &Frontend)],
+        node: &Node,
+        written: &mut Written,
+    ) -> Result<Of> {
+        let mut services = Services::new(family, node.clone());
+        let own = frontends.iter().filter(|(key, _)| key.family() == family);
+        services.change(own.map(|(key, frontend)| (*key, Some(*frontend))));
+        let (held, stamp) = read(variant, family)?;
+        services.were_restricted(held.restricted.iter().copied());
+        let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
+        let before = of.held.clone();
+        of.run(variant, of.script(&of.services.everything(), false), written)?;
+        of.services.open();
+        of.finish(variant, written)?;
+        let repairs = before.differences(&of.held).into_iter();
+        written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
+        // Else the first transaction of a stranger's would have everything read again.
+        let counts = Counts::now(variant, family, &of.held)?;
+        let undisturbed = Some(Stamp::now(variant, family)?) == of.stamp;
+        of.counts = counts.filter(|counts| undisturbed && counts.are_right(counts, &of.held));
+        Ok(of)
+    }
+
     fn script(&self, plan: &Plan, all: bool) -> Script {
         let jumps = fixed::jumps(self.services.restricted());
         Script::new(&self.held, plan, jumps, all)
     }
 
+    /// Makes everything as it is to be, and removes the chains that nothing of ours leads to any more.
+    fn finish(&mut self, variant: Variant, written: &mut Written) -> Result<()> {
+        let mut plan = self.services.everything();
+        let refusal = match self.run(variant, self.script(&plan, true), written) {
+            Err(error) if error.errno == Errno::INVAL => error,
+            done => return done,
+        };
+        // Somebody else's rule leads to one of them, which is no reason to hold up anything else: empty, it does
+        // no harm.
+        (self.held, self.stamp) = read(variant, self.family)?;
+        for chain in self.held.chains.keys() {
+            plan.entry(chain.clone()).or_insert(Some(Vec::new()));
+        }
+        self.run(variant, self.script(&plan, false), written)?;
+        written.kept.push((self.family, refusal));
+        Ok(())
+    }
+
     fn run(&mut self, variant: Variant, script: Script, written: &mut Written) -> Result<()> {
-        self.last.clone_from(&script.rules);
         if script.is_empty() {
             return Ok(());
         }
         let family = self.family;
         let before = Stamp::now(variant, family)?;
         variant.restore(family, &script.text).map_err(|failure| explain(failure, &script))?;
+        for (table, rules) in &script.rules {
+            *self.last.entry(*table).or_default() += rules;
+        }
         written.elements += script.lines;
         written.transactions += script.tables;
         written.bytes += script.text.len() as u64;
@@ -237,6 +291,12 @@ fn read(variant: Variant, family: Family) -> Result<(Held, Option<Stamp>)> {
     let stamp = Stamp::now(variant, family)?;
     let saved = variant.save(family).map_err(|failure| explain(failure, &Script::default()))?;
     Ok((Held::parse(&saved), Some(stamp)))
+}
+
+/// Whether a family met a lock: it is the other one's too, and need not be waited for again.
+fn locked(written: &Written) -> Option<Error> {
+    let mut errors = written.failed.iter().map(|(_, error)| error);
+    errors.find(|error| error.errno == Errno::AGAIN).cloned()
 }
 
 /// Whether this machine has a family.

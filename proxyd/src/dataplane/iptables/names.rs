@@ -13,8 +13,12 @@ pub(super) const LONGEST: usize = 28;
 /// What all of our chains begin with.
 pub(super) const PREFIX: &str = "VIADUCT-";
 
+/// What the comments of our rules that lead to them begin with.
+pub(super) const OURS: &str = "--comment \"viaduct: ";
+
 /// A table of iptables, in the order in which they are committed: who may not come in is kept out before
-/// a Service is served, and refused only once it is not.
+/// a Service is served, and refused only once it is not. That nobody is kept out any more comes last: see
+/// `Services::open`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Table {
     Mangle,

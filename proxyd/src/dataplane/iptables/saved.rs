@@ -6,7 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv6Addr;
 
 use super::fixed::Jump;
-use super::names::{PREFIX, Table};
+use super::names::{OURS, PREFIX, Table};
+use super::services::restricted_by;
+use crate::service::FrontendKey;
 
 /// What the kernel holds of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) struct Held {
     pub(super) jumps: BTreeSet<Jump>,
     /// Those that are there more than once.
     pub(super) repeated: Vec<Jump>,
+    /// Frontends out of which somebody was kept when this was read.
+    pub(super) restricted: Vec<FrontendKey>,
 }
 
 /// What is in a chain, as far as it is kept: how many rules, and a hash of them.
@@ -73,6 +77,9 @@ impl Held {
             {
                 if chain.starts_with(PREFIX) {
                     let rule = canonical(rule);
+                    if table == Table::Mangle {
+                        held.restricted.extend(restricted_by(&rule));
+                    }
                     rules.entry((table, chain)).or_default().add(&rule);
                 } else if leads_to_ours(rule) {
                     let rule = rule.to_owned();
@@ -117,9 +124,13 @@ impl Held {
     }
 }
 
+/// Whether a rule is one of ours that lead to our chains: others may have rules that do.
 fn leads_to_ours(rule: &str) -> bool {
     let words: Vec<&str> = rule.split(' ').collect();
-    words.windows(2).any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(PREFIX))
+    rule.contains(OURS)
+        && words
+            .windows(2)
+            .any(|pair| matches!(pair[0], "-j" | "-g") && pair[1].starts_with(PREFIX))
 }
 
 /// A rule as we write it: C libraries do not agree on how to print an IPv6 address that begins with zeros.
@@ -154,12 +165,13 @@ COMMIT
 :KUBE-SERVICES - [0:0]
 -A PREROUTING -m comment --comment \"viaduct: Services\" -j VIADUCT-A
 -A PREROUTING -j KUBE-SERVICES
+-A OUTPUT -d 2001:db8::1/128 -j VIADUCT-B
 -A VIADUCT-A -d ::0.80.0.0/::0.240.0.0 -g VIADUCT-B
 COMMIT
 ";
 
     #[test]
-    fn only_ours_is_read_and_addresses_are_as_we_write_them() {
+    fn only_ours_is_read_though_others_may_lead_to_it_and_addresses_are_as_we_write_them() {
         let held = Held::parse(SAVED);
         let rule = "-d ::50:0/::f0:0 -g VIADUCT-B";
         let mut chains: Vec<_> = held.chains.iter().collect();

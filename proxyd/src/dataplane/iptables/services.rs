@@ -11,7 +11,7 @@ use super::fixed::{
 };
 use super::names::{ELSEWHERE, Own, REJECT, Table, client_list, clients, comment};
 use super::tree::{By, Chains, Tree};
-use crate::cluster::{Affinity, ServicePortName};
+use crate::cluster::{Affinity, Protocol, ServicePortName};
 use crate::dataplane::Node;
 use crate::service::{Address, Backend, Frontend, FrontendKey, Masquerade, Resolution};
 
@@ -76,6 +76,8 @@ pub(super) struct Services {
     cluster_ips: HashMap<IpAddr, usize>,
     hairpin: HashMap<IpAddr, usize>,
     trees: BTreeMap<Which, Tree>,
+    /// Nobody is kept out of these any more, but for what is in the kernel: see [`Services::open`].
+    opening: BTreeSet<FrontendKey>,
 }
 
 impl Services {
@@ -89,12 +91,20 @@ impl Services {
             cluster_ips: HashMap::new(),
             hairpin: HashMap::new(),
             trees: Which::ALL.map(|which| (which, which.tree(family))).into(),
+            opening: BTreeSet::new(),
         }
     }
 
     /// What the rules depend on besides Services.
     pub(super) fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Plans all anew, with what the rules depend on besides.
+    pub(super) fn set_node(&mut self, node: Node) {
+        let before = std::mem::replace(self, Services::new(self.family, node));
+        self.change(before.frontends.iter().map(|(key, frontend)| (*key, Some(frontend))));
+        self.were_restricted(before.opening);
     }
 
     /// All frontends.
@@ -105,6 +115,37 @@ impl Services {
     /// Whether somebody is kept out of a frontend.
     pub(super) fn restricted(&self) -> bool {
         self.trees.get(&Which::Ranges).is_some_and(|tree| !tree.is_empty())
+    }
+
+    /// Frontends out of which somebody is kept in the kernel: [`Services::open`] is what ends that.
+    pub(super) fn were_restricted(&mut self, keys: impl IntoIterator<Item = FrontendKey>) {
+        let open = |key: &FrontendKey| {
+            self.frontends.get(key).is_none_or(|frontend| frontend.source_ranges.is_none())
+        };
+        self.opening = keys.into_iter().filter(open).collect();
+        self.restrict(&self.opening.clone(), true);
+    }
+
+    /// Lets everybody in where that is to be: which chains change by it. It comes after all other changes, since
+    /// a Service that goes must not be open to all while it is still served.
+    pub(super) fn open(&mut self) -> Plan {
+        let keys = std::mem::take(&mut self.opening);
+        let mut plan = self.restrict(&keys, false);
+        plan.extend(keys.iter().map(|key| ((Table::Mangle, clients(key)), None)));
+        if !plan.is_empty() && !self.restricted() {
+            plan.insert((Table::Mangle, RANGES.to_owned()), None);
+        }
+        plan
+    }
+
+    fn restrict(&mut self, keys: &BTreeSet<FrontendKey>, restricted: bool) -> Plan {
+        let (mut entries, mut plan) = (Entries::new(), Plan::new());
+        for key in keys {
+            let rule = restricted.then(|| vec![to_clients(key)]);
+            self.entry(Which::Ranges, ip_of(key), Some(key), rule, &mut entries);
+        }
+        self.change_trees(entries, &mut plan);
+        plan
     }
 
     /// The rules of every chain.
@@ -128,7 +169,8 @@ impl Services {
         plan
     }
 
-    /// Replaces frontends of this family, or removes them; tells which chains change by it.
+    /// Replaces frontends of this family, or removes them; tells which chains change by it. [`Services::open`]
+    /// does the rest.
     pub(super) fn change<'a>(
         &mut self,
         entries: impl Iterator<Item = (FrontendKey, Option<&'a Frontend>)>,
@@ -138,7 +180,9 @@ impl Services {
         let mut trees = Entries::new();
         let mut ips = [HashSet::new(), HashSet::new()];
         for (key, frontend) in entries {
+            let mut was_restricted = false;
             if let Some(before) = self.frontends.remove(&key) {
+                was_restricted = before.source_ranges.is_some();
                 self.count(&key, &before, false, &mut ips);
                 let owner = &before.lists.owner;
                 let own = self.owners.entry(owner.clone()).or_default();
@@ -154,6 +198,10 @@ impl Services {
             }
             self.entries(&key, frontend, &mut trees);
             clients_chain(&key, frontend, &mut plan);
+            match frontend.is_some_and(|frontend| frontend.source_ranges.is_some()) {
+                true => self.opening.remove(&key),
+                false => was_restricted && self.opening.insert(key),
+            };
         }
         let [cluster_ips, hairpin] = ips;
         for ip in cluster_ips {
@@ -166,15 +214,7 @@ impl Services {
             let rule = || vec![format!("-s {0} -d {0} -j MASQUERADE --random-fully", host(ip))];
             self.entry(Which::Hairpin, Some(ip), None, there.then(rule), &mut trees);
         }
-        for (which, entries) in trees {
-            if let Some(tree) = self.trees.get_mut(&which) {
-                let was_empty = tree.is_empty();
-                add(&mut plan, which.table(), tree.change(entries));
-                if which == Which::Ranges && tree.is_empty() && !was_empty {
-                    plan.insert((Table::Mangle, RANGES.to_owned()), None);
-                }
-            }
-        }
+        self.change_trees(trees, &mut plan);
         for owner in owners {
             self.owner_chains(&owner, &mut plan);
             if self.owners.get(&owner).is_some_and(BTreeSet::is_empty) {
@@ -182,6 +222,14 @@ impl Services {
             }
         }
         plan
+    }
+
+    fn change_trees(&mut self, trees: Entries, plan: &mut Plan) {
+        for (which, entries) in trees {
+            if let Some(tree) = self.trees.get_mut(&which) {
+                add(plan, which.table(), tree.change(entries));
+            }
+        }
     }
 
     fn count(
@@ -256,10 +304,8 @@ impl Services {
             Some(vec![format!("{to} {why} -j {verdict}")])
         });
         self.entry(unserved, ip, Some(key), refuse, entries);
-        if ip.is_some() {
-            let restricted = frontend.is_some_and(|frontend| frontend.source_ranges.is_some());
-            let rule = || vec![format!("{to} -g {}", clients(key))];
-            self.entry(Which::Ranges, ip, Some(key), restricted.then(rule), entries);
+        if ip.is_some() && frontend.is_some_and(|frontend| frontend.source_ranges.is_some()) {
+            self.entry(Which::Ranges, ip, Some(key), Some(vec![to_clients(key)]), entries);
         }
     }
 
@@ -336,14 +382,36 @@ fn to_frontend(key: &FrontendKey) -> String {
     }
 }
 
+fn ip_of(key: &FrontendKey) -> Option<IpAddr> {
+    match key.address {
+        Address::Ip(ip) => Some(ip),
+        Address::Node(_) => None,
+    }
+}
+
+/// The rule that leads to the clients that a frontend lets in.
+fn to_clients(key: &FrontendKey) -> String {
+    format!("{} -g {}", to_frontend(key), clients(key))
+}
+
+/// The frontend that such a rule is for.
+pub(super) fn restricted_by(rule: &str) -> Option<FrontendKey> {
+    let words: Vec<&str> = rule.split(' ').collect();
+    let after = |option| words.iter().skip_while(|word| **word != option).nth(1);
+    let ip = after("-d")?.split('/').next()?.parse().ok()?;
+    let protocol = Protocol::from_api(&after("-p")?.to_uppercase())?;
+    let port = after("--dport")?.parse().ok()?;
+    let key = FrontendKey { address: Address::Ip(ip), protocol, port };
+    (to_clients(&key) == rule).then_some(key)
+}
+
 /// The clients that a frontend lets in.
 fn clients_chain(key: &FrontendKey, frontend: Option<&Frontend>, plan: &mut Plan) {
-    let ranges = frontend.and_then(|frontend| frontend.source_ranges.as_deref());
-    let rules = ranges.map(|ranges| {
+    if let Some(ranges) = frontend.and_then(|frontend| frontend.source_ranges.as_deref()) {
         let allowed = ranges.iter().map(|range| format!("{}-j RETURN", from_to("-s", *range)));
-        allowed.chain(["-j DROP".to_owned()]).collect()
-    });
-    plan.insert((Table::Mangle, clients(key)), rules);
+        let rules = allowed.chain(["-j DROP".to_owned()]).collect();
+        plan.insert((Table::Mangle, clients(key)), Some(rules));
+    }
 }
 
 /// One of a list, each as likely as the others; with affinity the one that the client had, if it is there.

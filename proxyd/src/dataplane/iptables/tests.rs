@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use netlink::Family;
 
+use super::fixed::jumps;
 use super::names::{Own, Table, clients};
+use super::saved::Held;
+use super::script::Script;
 use super::services::{Plan, Services};
 use crate::cluster::{Affinity, Protocol, ServiceName, ServicePortName};
 use crate::dataplane::{Node, NodePorts, PodTraffic, Settings};
@@ -196,7 +199,8 @@ fn a_changed_endpoint_rewrites_one_chain_and_all_changes_lead_to_what_a_new_plan
     let mut all = Services::new(Family::V4, node(PodTraffic::Source));
     let mut held: Plan = all.everything();
     let mut apply = |all: &mut Services, entries: &[(FrontendKey, Option<Frontend>)]| {
-        let plan = all.change(entries.iter().map(|(key, frontend)| (*key, frontend.as_ref())));
+        let mut plan = all.change(entries.iter().map(|(key, frontend)| (*key, frontend.as_ref())));
+        plan.extend(all.open());
         let changed: Vec<_> = plan
             .into_iter()
             .filter(|(chain, rules)| held.get(chain).unwrap_or(&None) != rules)
@@ -222,4 +226,66 @@ fn a_changed_endpoint_rewrites_one_chain_and_all_changes_lead_to_what_a_new_plan
     let gone: Vec<_> = three(3, 0, None).into_iter().map(|(key, _)| (key, None)).collect();
     apply(&mut all, &gone[..1]);
     apply(&mut all, &gone);
+}
+
+/// How the kernel holds what is planned.
+fn held(services: &Services) -> Held {
+    let mut held = Held::default();
+    let jumps = jumps(services.restricted());
+    Script::new(&held, &services.everything(), jumps, true).committed(&mut held);
+    held
+}
+
+#[test]
+fn a_service_that_goes_is_open_to_nobody_while_it_is_served() {
+    let mut frontends = three(2, 1, None);
+    let mut other = frontends[2].clone();
+    other.0 = key(Address::Ip([203, 0, 113, 2].into()), 80);
+    frontends.push(other);
+    let mut all = services(&frontends, PodTraffic::Source);
+    let mut held = held(&all);
+    let mut write = |plan: &Plan, all: &Services| {
+        let script = Script::new(&held, plan, jumps(all.restricted()), false);
+        let text = script.text.clone();
+        script.committed(&mut held);
+        text
+    };
+    let chain = clients(&key(Address::Ip([203, 0, 113, 1].into()), 80));
+    // It leaves the load balancer, and then all of it goes.
+    let plan = all.change([(frontends[2].0, None)].into_iter());
+    let text = write(&plan, &all);
+    assert!(text.starts_with("*nat\n") && !text.contains("*mangle"), "{text}");
+    let plan = all.open();
+    let text = write(&plan, &all);
+    assert!(text.starts_with("*mangle\n") && text.contains(&format!("-X {chain}\n")), "{text}");
+    assert!(!text.contains("-D PREROUTING") && !text.contains("*nat"), "{text}");
+    let gone = [0, 1, 3].map(|at| (frontends[at].0, None));
+    let plan = all.change(gone.into_iter());
+    let text = write(&plan, &all);
+    assert!(!text.contains("*mangle"), "{text}");
+    let plan = all.open();
+    let text = write(&plan, &all);
+    assert!(text.contains("-D PREROUTING") && text.contains("-X VIADUCT-RANGES\n"), "{text}");
+    assert!(all.open().is_empty());
+    assert_eq!(held, self::held(&all));
+}
+
+#[test]
+fn who_was_kept_out_is_read_back() {
+    let saved = "*mangle\n:VIADUCT-RANGES - [0:0]\n-A VIADUCT-RANGES ";
+    let balancer = key(Address::Ip([203, 0, 113, 1].into()), 80);
+    let rule = format!("-d 203.0.113.1/32 -p tcp -m tcp --dport 80 -g {}", clients(&balancer));
+    let held = Held::parse(&format!("{saved}{rule}\nCOMMIT\n"));
+    assert_eq!(held.restricted, [balancer]);
+    for strange in ["-d", "-j DROP", &format!("-s 10.0.0.0/8 {rule}")] {
+        assert!(Held::parse(&format!("{saved}{strange}\nCOMMIT\n")).restricted.is_empty());
+    }
+    // Until everything else is as it should be, these stay restricted.
+    let mut services = services(&three(2, 1, None)[..2], PodTraffic::Source);
+    services.were_restricted(held.restricted.iter().copied());
+    let plan = services.everything();
+    assert_eq!(rules(&plan, Table::Mangle, "VIADUCT-RANGES"), [rule]);
+    assert_eq!(plan.get(&(Table::Mangle, clients(&balancer))), None);
+    services.open();
+    assert!(!services.restricted());
 }
