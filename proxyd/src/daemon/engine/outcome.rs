@@ -64,13 +64,12 @@ impl Engine {
     }
 
     pub(super) fn tell_drift(&self, drift: &[String], written: &Written) {
-        let first = self.syncs <= 1;
-        let repaired = !written.repairs.is_empty() || written.elements > 0;
-        if first || (drift.is_empty() && written.repairs.is_empty()) {
+        // After a failed sync a comparison finds what that did not write: nobody else did it.
+        if self.syncs <= 1 || drift.is_empty() {
             return;
         }
-        let seen = if drift.is_empty() { "a failed sync".to_owned() } else { some_of(drift) };
-        if repaired {
+        let seen = some_of(drift);
+        if !written.repairs.is_empty() || written.elements > 0 {
             self.shared.metrics.drift_repaired();
             let repairs = some_of(&written.repairs);
             tracing::warn!(
