@@ -81,24 +81,22 @@ impl Who {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Nftables,
-    /// The legacy variant.
-    Iptables,
+    /// With this variant of iptables.
+    Iptables(&'static str),
 }
 
 impl Mode {
     fn name(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
-            Mode::Iptables => "iptables",
+            Mode::Iptables(_) => "iptables",
         }
     }
 
     /// What a command line begins with so that `iptables` is the right one, with a lock of the node's own.
     fn environment(self, node: &Node) -> Result<Vec<String>> {
-        if self == Mode::Nftables {
-            return Ok(Vec::new());
-        }
-        let variables = programs::iptables_environment(node, "legacy")?;
+        let Mode::Iptables(variant) = self else { return Ok(Vec::new()) };
+        let variables = programs::iptables_environment(node, variant)?;
         let variables = variables.into_iter().map(|(name, value)| format!("{name}={value}"));
         Ok(std::iter::once("env".to_owned()).chain(variables).collect())
     }
@@ -169,7 +167,7 @@ impl Proxy {
         };
         let found = match self.mode {
             Mode::Nftables => self.elements()?,
-            Mode::Iptables => self.chains()?,
+            Mode::Iptables(variant) => self.chains(variant)?,
         };
         ensure!(found >= services as usize, "{found} of {services} Services are in the kernel");
         Ok(took * 1e3)
@@ -183,8 +181,9 @@ impl Proxy {
         Ok(elements.with_context(|| format!("no map {map}"))?.len())
     }
 
-    fn chains(&self) -> Result<usize> {
-        let listed = self.node.namespace().try_command("iptables-legacy-save", &["-t", "nat"]);
+    fn chains(&self, variant: &str) -> Result<usize> {
+        let save = format!("iptables-{variant}-save");
+        let listed = self.node.namespace().try_command(&save, &["-t", "nat"]);
         let listed = listed.map_err(anyhow::Error::msg)?;
         Ok(listed.lines().filter(|line| line.starts_with(self.who.chain())).count())
     }
