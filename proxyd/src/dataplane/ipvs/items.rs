@@ -115,6 +115,15 @@ impl Item {
         }
     }
 
+    /// The frontend of an element whose key begins with one.
+    pub(super) fn frontend(&self) -> &[u8] {
+        let length = match self.family {
+            Family::V4 => 12,
+            Family::V6 => 24,
+        };
+        self.key.get(..length).unwrap_or_default()
+    }
+
     /// The element as the kernel takes it.
     pub(super) fn element(&self) -> ElementRef<'_> {
         let mut element = ElementRef::new(&self.key);

@@ -33,15 +33,15 @@ use crate::config::Ipvs as Settings;
 use crate::service::table::Delta;
 use crate::service::{Frontend, FrontendKey};
 use device::Device;
-use items::{Item, SetId};
+use items::Item;
 use rules::Difference;
 use servers::Known;
 use state::{Changes, State, Touched};
 
 /// How often drained destinations are removed, and everything is looked at.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Virtual servers whose destinations are looked at in one period, each by a message; where they are more than
-/// twice as many, half of them.
+/// How many virtual servers' destinations are looked at in one period, each by a message: so many, or half of all
+/// if that is more.
 const LOOKED_AT: usize = 500;
 /// Elements in one transaction.
 const CHUNK: usize = 8192;
@@ -137,24 +137,23 @@ impl Ipvs {
         Ok(written)
     }
 
-    /// Writes changes so that nobody is served without what restricts and masquerades him: that is there before,
-    /// and goes afterwards.
+    /// Writes changes in an order in which no server is there without what restricts and masquerades its
+    /// connections. If a server is refused, the rest is done all the same.
     fn write(&mut self, changes: &Changes, written: &mut Written) -> Result<()> {
-        let added = changes.added.iter().map(|item| (ElementChange::Add, item));
-        // Ranges of the same frontend must not overlap, and without any of them nobody is let in.
-        let replaced = |item: &&Item| item.set == SetId::SourceAllowed;
-        let (before, after): (Vec<_>, Vec<_>) = changes.deleted.iter().partition(replaced);
-        let deleted = |items: Vec<_>| items.into_iter().map(|item| (ElementChange::Delete, item));
-        self.change_elements(deleted(before).chain(added).collect(), written)?;
-        self.serve(changes)?;
-        self.change_elements(deleted(after).collect(), written)
+        let [before, after] = changes.elements();
+        self.change_elements(before, written)?;
+        let served = self.serve(changes);
+        self.change_elements(after, written)?;
+        served
     }
 
     /// Changes virtual servers, and then where they are reached.
     fn serve(&mut self, changes: &Changes) -> Result<()> {
-        self.ipvs.apply(&changes.servers)?;
-        self.device.bind(&changes.bound)?;
-        self.device.unbind(&changes.unbound)
+        let served = self.ipvs.apply(&changes.servers);
+        // Without its server an address would be the node's own.
+        let bound = served.and_then(|()| self.device.bind(&changes.bound));
+        self.device.unbind(&changes.unbound)?;
+        bound
     }
 
     fn change_elements(

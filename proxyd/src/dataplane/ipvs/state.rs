@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use netlink::Family;
 use netlink::ipvs::{Change, DestinationState, ServiceKey};
+use netlink::nftables::ElementChange;
 
 use super::items::{Item, SetId, frontend_item, vip_item};
 use super::servers::{self, Known, Plan, Server};
@@ -31,6 +32,19 @@ impl Changes {
         let elements = self.added.len() + self.deleted.len();
         self.servers.len() + elements + self.bound.len() + self.unbound.len()
     }
+
+    /// Elements that change before the servers do, and those that go afterwards.
+    pub(super) fn elements(&self) -> [Vec<(ElementChange, &Item)>; 2] {
+        let lifted = self.deleted.iter().filter(|item| item.set == SetId::SourceRestricted);
+        let lifted: BTreeSet<&[u8]> = lifted.map(Item::frontend).collect();
+        // Ranges of one frontend must not overlap: the old ones make way for the new ones.
+        let replaced =
+            |item: &&Item| item.set == SetId::SourceAllowed && !lifted.contains(item.frontend());
+        let (before, after): (Vec<_>, Vec<_>) = self.deleted.iter().partition(replaced);
+        let deleted = |items: Vec<_>| items.into_iter().map(|item| (ElementChange::Delete, item));
+        let added = self.added.iter().map(|item| (ElementChange::Add, item));
+        [deleted(before).chain(added).collect(), deleted(after).collect()]
+    }
 }
 
 /// Everything of both families.
@@ -52,6 +66,8 @@ pub(super) struct State {
     items: HashMap<Item, usize>,
     /// How many frontends, and servers that still drain, are at each address.
     vips: HashMap<IpAddr, usize>,
+    /// Places that are counted there.
+    counted: BTreeSet<ServiceKey>,
     /// Places whose destinations wait for their last connection.
     draining: BTreeSet<ServiceKey>,
 }
@@ -107,8 +123,7 @@ impl State {
     /// Remembers what a place needed before it is changed for the first time.
     fn touch(&self, place: &ServiceKey, touched: &mut Touched) {
         if !touched.before.contains_key(place) {
-            let before = Before { items: self.items_of(place), at: self.address(place) };
-            touched.before.insert(*place, before);
+            touched.before.insert(*place, self.items_of(place));
         }
     }
 
@@ -149,8 +164,8 @@ impl State {
             let server = self.server(&place);
             servers::differ(&place, &mut known, server, &self.scheduler, &mut changes.servers);
             self.note(place, known);
-            self.count_elements(before.items, self.items_of(&place), &mut elements);
-            self.count_address(before.at, self.address(&place), &mut vips);
+            self.count_elements(before, self.items_of(&place), &mut elements);
+            self.count_address(place, &mut vips);
         }
         self.write_addresses(vips, &mut elements, &mut changes);
         self.write_elements(elements, &mut changes);
@@ -198,18 +213,10 @@ impl State {
         }
     }
 
-    fn count_address(
-        &self,
-        before: Option<IpAddr>,
-        now: Option<IpAddr>,
-        vips: &mut BTreeMap<IpAddr, isize>,
-    ) {
-        if let Some(ip) = before {
-            *vips.entry(ip).or_default() -= 1;
-        }
-        if let Some(ip) = now {
-            *vips.entry(ip).or_default() += 1;
-        }
+    fn count_address(&mut self, place: ServiceKey, vips: &mut BTreeMap<IpAddr, isize>) {
+        let now = self.address(&place).is_some();
+        let before = if now { !self.counted.insert(place) } else { self.counted.remove(&place) };
+        *vips.entry(place.address).or_default() += isize::from(now) - isize::from(before);
     }
 
     fn write_addresses(
@@ -251,7 +258,7 @@ impl State {
     pub(super) fn touch_all(&self, touched: &mut Touched) {
         for place in self.known.keys() {
             // Nothing of it was counted yet.
-            touched.before.insert(*place, Before::default());
+            touched.before.insert(*place, Vec::new());
         }
     }
 
@@ -279,15 +286,15 @@ impl State {
 
     /// Removes those destinations that have no connection any more.
     pub(super) fn drain(&mut self, place: ServiceKey, told: &[DestinationState]) -> Changes {
-        let before = Before { items: self.items_of(&place), at: self.address(&place) };
+        let before = self.items_of(&place);
         let mut changes = Changes::default();
         let mut known = self.known.remove(&place);
         let wanted = self.server(&place);
         servers::drain(&place, &mut known, wanted, told, &mut changes.servers);
         self.note(place, known);
         let (mut elements, mut vips) = (BTreeMap::new(), BTreeMap::new());
-        self.count_elements(before.items, self.items_of(&place), &mut elements);
-        self.count_address(before.at, self.address(&place), &mut vips);
+        self.count_elements(before, self.items_of(&place), &mut elements);
+        self.count_address(place, &mut vips);
         self.write_addresses(vips, &mut elements, &mut changes);
         self.write_elements(elements, &mut changes);
         changes
@@ -320,17 +327,11 @@ impl State {
     }
 }
 
-/// What a place needed before.
-#[derive(Debug, Default)]
-struct Before {
-    items: Vec<Item>,
-    at: Option<IpAddr>,
-}
-
 /// Places that a change is about.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    before: BTreeMap<ServiceKey, Before>,
+    /// With the elements that they needed before.
+    before: BTreeMap<ServiceKey, Vec<Item>>,
 }
 
 impl Touched {

@@ -78,6 +78,43 @@ fn an_address_that_the_node_lost_is_not_bound() {
     let changes = state.changes(touched);
     assert_eq!(state.draining().len(), 1, "what was at the other one");
     assert_eq!((&changes.bound[..], &changes.unbound[..]), (&[][..], &[][..]));
+
+    // A Service has it now: what drains there is not counted with it.
+    let changes = change(&mut state, vip("192.168.1.1", 80), Some(&web));
+    assert_eq!(changes.bound, [ip("192.168.1.1")]);
+    let changes = state.drain(state.draining()[0], &[]);
+    assert_eq!((changes.servers.len(), &changes.unbound[..]), (1, &[][..]));
+    assert!(state.bound().contains(&ip("192.168.1.1")));
+}
+
+#[test]
+fn ranges_are_there_before_a_server_and_are_lifted_at_once() {
+    let mut state = empty();
+    let key = vip("203.0.113.1", 80);
+    let open = frontend(CLUSTER, &["10.244.1.2:80"], &[]);
+    let restricted = |ranges: &[&str]| {
+        let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        Frontend { source_ranges: Some(ranges), ..open.clone() }
+    };
+    let told = |changes: &Changes| {
+        changes.elements().map(|part| {
+            let of = part.iter().filter(|(_, item)| item.set.name().starts_with("source"));
+            of.map(|(change, item)| format!("{change:?} {}", item.set.name())).collect::<Vec<_>>()
+        })
+    };
+    let none = Vec::<String>::new();
+    let changes = change(&mut state, key, Some(&restricted(&["198.51.100.0/24"])));
+    assert_eq!(
+        told(&changes),
+        [vec!["Add source-restricted".into(), "Add source-allowed".into()], none.clone()]
+    );
+    // A wider range cannot stand beside the old one.
+    let changes = change(&mut state, key, Some(&restricted(&["198.51.0.0/16"])));
+    let replaced = vec!["Delete source-allowed".to_owned(), "Add source-allowed".to_owned()];
+    assert_eq!(told(&changes), [replaced, none.clone()]);
+    let changes = change(&mut state, key, Some(&open));
+    let lifted = vec!["Delete source-restricted".to_owned(), "Delete source-allowed".to_owned()];
+    assert_eq!(told(&changes), [none, lifted]);
 }
 
 #[test]
