@@ -105,7 +105,7 @@ fn taken_over(mode: &str, variant: &str, ours: &str) {
     assert_eq!(kept.ask("after").unwrap().server, "a");
     probers.into_iter().for_each(Prober::assert_undisturbed);
     let log = daemon.log();
-    assert!(log.contains("kube-proxy"), "it says so: {log}");
+    assert!(log.contains("kube-proxy was here"), "it says so: {log}");
 
     // And what both leave.
     daemon.stop();

@@ -28,7 +28,7 @@ pub(crate) fn meanwhile(
     let probing = client.namespace().spawn(move || {
         let (mut attempts, mut failures) = (0, Vec::new());
         let before = syns_sent_again();
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(200);
         while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
             attempts += 1;
             let (limit, began) = (Duration::from_secs(10), Instant::now());
@@ -37,6 +37,9 @@ pub(crate) fn meanwhile(
             }
             // The others need their time too, where everything is slow.
             std::thread::sleep(began.elapsed().max(Duration::from_millis(1)));
+        }
+        if !stopped.load(Ordering::Relaxed) {
+            failures.push("it took longer than it was looked at".to_owned());
         }
         let again = syns_sent_again() - before;
         if again > 0 {

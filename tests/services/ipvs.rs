@@ -232,7 +232,11 @@ fn ipvs_tells_of_a_scheduler_that_the_kernel_lacks_and_keeps_what_it_has() {
     let (a, b) = (world.backend(&world.n1, "a"), world.backend(&world.n1, "b"));
     let mut proxyd = world.start(&[]);
     let web = service("web", 10);
-    proxyd.apply("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    proxyd.write("web", &with_slices(&web, "web", &[Endpoint::of(&a)]));
+    world.route_all(&both(external, 1));
+    let balancer = service("lb", 11).load_balancer(&both(external, 1));
+    let restricted = balancer.clone().spec("loadBalancerSourceRanges", ["192.168.0.2/32"]);
+    proxyd.apply("lb", &with_slices(&restricted, "lb", &[Endpoint::of(&a)]));
     proxyd.stop();
     let proxyd = Proxyd::spawn(&world.n1, &["--ipvs-scheduler", "twos"]);
     let status = soon("the status tells", || {
@@ -250,6 +254,11 @@ fn ipvs_tells_of_a_scheduler_that_the_kernel_lacks_and_keeps_what_it_has() {
     soon("the other endpoint", || {
         FAMILIES.iter().all(|family| served(&world.n1, (vip(*family, 10), PORT)).0 == "b")
     });
+    // So does who may come in.
+    let to = (external(Family::V4, 1), PORT);
+    assert!(world.lan.tcp(to).is_err());
+    proxyd.write("lb", &with_slices(&balancer, "lb", &[Endpoint::of(&a)]));
+    soon("no ranges", || world.lan.tcp(to));
 }
 
 #[test]

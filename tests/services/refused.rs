@@ -107,8 +107,11 @@ fn a_load_balancer_that_cannot_go_lets_nobody_in_meanwhile() {
     let balancer = service("web", 10)
         .load_balancer(&both(external, 1))
         .spec("loadBalancerSourceRanges", ["192.168.0.2/32"]);
-    proxyd.apply("web", &with_slices(&balancer, "web", &[Endpoint::of(&a)]));
     let to = (external(Family::V4, 1), PORT);
+    let open = service("web", 10).load_balancer(&both(external, 1));
+    proxyd.apply("web", &with_slices(&open, "web", &[Endpoint::of(&a)]));
+    assert_eq!(served(&world.lan, to).0, "a", "without ranges");
+    proxyd.apply("web", &with_slices(&balancer, "web", &[Endpoint::of(&a)]));
     let chain = chain(&world);
     lead(&world, "-A", &chain);
     proxyd.remove("web");

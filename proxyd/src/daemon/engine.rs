@@ -1,5 +1,6 @@
 //! The dataplane thread: takes changes in, plans, commits, and keeps everybody informed.
 
+mod due;
 mod outcome;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,9 +29,6 @@ use crate::service::table::Delta;
 use crate::service::{Rules, Table, plan};
 use crate::source::{Problem, Update};
 
-/// Under churn at most a third of the time is spent on syncs, and no change waits longer than this.
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
-const SYNC_SHARE: u32 = 2;
 /// Times of changes that are waited for, for the latency metric.
 const TRIGGERS: usize = 1000;
 
@@ -53,7 +51,7 @@ pub struct Engine {
     /// Families whose last sync failed; the other one, if it is known, goes on.
     failing: Vec<Family>,
     /// What is to go and was refused to, how often, and when that is tried again.
-    kept: Vec<String>,
+    kept: Vec<(Family, String)>,
     refusals: u32,
     remove_at: Option<Instant>,
     /// What a sync that failed was about.
@@ -195,6 +193,9 @@ impl Engine {
             Ok(found) => self.drift.extend(found),
             Err(error) => self.drift.push(error.to_string()),
         }
+        // It may have to wait, and is found again meanwhile.
+        self.drift.sort();
+        self.drift.dedup();
     }
 
     /// Where the kernel does not tell what others change, it is looked for every sync period.
@@ -304,49 +305,8 @@ impl Engine {
             format!("service {other}: {key} belongs to service {owner} already")
         });
         let problems = self.problems.iter().map(Problem::to_string);
-        let kept = self.kept.iter().cloned();
+        let kept = self.kept.iter().map(|(_, what)| what.clone());
         self.shared.status.set_problems(kept.chain(problems).chain(conflicts).collect());
-    }
-
-    /// When the next sync may be, if there is something to do.
-    fn due_at(&self, now: Instant) -> Option<Instant> {
-        if let Some(retry_at) = self.retry_at {
-            // One family does not wait for the other.
-            let other = self.failing.len() < FAMILIES.len();
-            let changes = if other { self.changes_due_at(now) } else { None };
-            return changes.into_iter().chain([retry_at]).min();
-        }
-        if self.syncs == 0 || !self.drift.is_empty() {
-            return Some(now);
-        }
-        self.changes_due_at(now).into_iter().chain(self.remove_at).min()
-    }
-
-    fn changes_due_at(&self, now: Instant) -> Option<Instant> {
-        let dirty = self.cluster.dirty();
-        if dirty.is_empty() {
-            return None;
-        }
-        let Some((ended, took)) = self.last else { return Some(now) };
-        if let Some(period) = self.config.min_sync_period {
-            return Some(ended + period);
-        }
-        if dirty.removal {
-            return Some(now);
-        }
-        Some(ended + (took * SYNC_SHARE).min(LONGEST_WAIT))
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.due_at(now).is_some_and(|at| at <= now)
-    }
-
-    fn patience(&self, complete: bool) -> Duration {
-        let now = Instant::now();
-        let due = if complete { self.due_at(now) } else { None };
-        let due = due.into_iter().chain(self.sums_at).chain(self.compare_at);
-        let due = due.chain(self.dataplane.look_at()).min();
-        due.map_or(self.config.sync_period, |at| at.saturating_duration_since(now))
     }
 
     /// Plans what is dirty and commits it; after an error everything is compared.
@@ -372,6 +332,7 @@ impl Engine {
         let retrying = self.retry_at.is_some_and(|at| at <= started);
         let asked = retrying || removing || !drift.is_empty();
         let full = asked || !self.dataplane.is_known(&nodes);
+        let failing = self.failing.clone();
         if full {
             self.failing.clear();
         }
@@ -389,14 +350,15 @@ impl Engine {
             Ok(mut written) => {
                 let failed = std::mem::take(&mut written.failed);
                 self.failing.extend(failed.iter().map(|(family, _)| *family));
-                if self.syncs == 0 && self.failing.is_empty() {
-                    self.shared.health.set_part("services", Ok(()));
+                if self.syncs == 0 {
+                    // One family that is in force is enough for pods.
                     self.tell_agent();
+                    if self.failing.is_empty() {
+                        self.shared.health.set_part("services", Ok(()));
+                    }
                 }
                 self.committed(&dirty, full, took, &written);
-                if !removing || !drift.is_empty() {
-                    self.tell_drift(&drift, &written);
-                }
+                self.tell_drift(&drift, &written);
                 if full {
                     self.tell_kept(&written);
                 }
@@ -410,14 +372,14 @@ impl Engine {
                     self.unfinished = Some((Dirty::default(), delta, BTreeSet::new()));
                 }
                 match failed.into_iter().next() {
-                    Some((_, error)) => Err(self.failed(error, full)),
+                    Some((_, error)) => Err(self.failed(error, full, &failing)),
                     None => Ok(()),
                 }
             }
             Err(error) => {
                 self.failing = FAMILIES.to_vec();
                 self.unfinished = Some((dirty, delta, planned));
-                Err(self.failed(error, full))
+                Err(self.failed(error, full, &failing))
             }
         }
     }

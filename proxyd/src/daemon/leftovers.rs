@@ -13,7 +13,7 @@ use crate::dataplane::leftovers::{Keep, Removal, find, remove_others};
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Removes them on a thread of its own, until nothing is left: there may be very many of them, and Services must
+/// Removes them on a thread of its own, until nothing fails: there may be very many of them, and Services must
 /// not wait.
 pub(super) fn remove(shared: Shared, mode: Mode, keep: Keep, spared: Vec<Prefix>) {
     let work = move || {
@@ -29,7 +29,7 @@ pub(super) fn remove(shared: Shared, mode: Mode, keep: Keep, spared: Vec<Prefix>
     }
 }
 
-/// Whether nothing is left. Otherwise that is told; in the log, if it is not what was `told` last.
+/// Whether nothing failed. What is left is told; in the log, if it is not what was `told` last.
 fn remove_once(
     shared: &Shared,
     mode: Mode,
@@ -49,7 +49,8 @@ fn remove_once(
     }
     report(&removal, left != *told);
     *told = left;
-    told.is_empty()
+    // What cannot be looked into stays so.
+    removal.failed.is_empty()
 }
 
 /// Logs what of kube-proxy's there is, before anything is programmed.

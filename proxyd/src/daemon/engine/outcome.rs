@@ -84,17 +84,21 @@ impl Engine {
 
     /// Tells what could not be removed, though everything is in force, and has it tried again.
     pub(super) fn tell_kept(&mut self, written: &Written) {
-        let kept = written.kept.iter();
-        let kept: Vec<String> = kept
-            .map(|(family, error)| format!("{family}: chains that are to go stay, empty: {error}"))
-            .collect();
+        for (family, error) in &written.kept {
+            self.shared.metrics.sync_failed(*family, false);
+            tracing::error!(
+                "{family}: chains that are to go stay, empty: {error}; this is tried again"
+            );
+        }
+        let now = written.kept.iter().map(|(family, error)| {
+            (*family, format!("{family}: chains that are to go stay, empty: {error}"))
+        });
+        // Of a family that failed, nothing new is known.
+        let before = self.kept.iter().filter(|(family, _)| self.failing.contains(family)).cloned();
+        let kept: Vec<_> = before.chain(now).collect();
         self.refusals = if kept.is_empty() { 0 } else { self.refusals + 1 };
         let wait = backoff(self.refusals, self.config.sync_period);
         self.remove_at = (!kept.is_empty()).then(|| Instant::now() + wait);
-        for ((family, _), what) in written.kept.iter().zip(&kept) {
-            self.shared.metrics.sync_failed(*family, false);
-            tracing::error!("{what}; that is tried again in {wait:?}");
-        }
         if kept.is_empty() && !self.kept.is_empty() {
             tracing::info!("chains that were to go are gone");
         }
@@ -104,7 +108,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn failed(&mut self, error: Error, full: bool) -> Error {
+    /// `before` are the families that were failing already.
+    pub(super) fn failed(&mut self, error: Error, full: bool, before: &[Family]) -> Error {
+        if self.failing.iter().any(|family| !before.contains(family)) {
+            self.failures = 0;
+        }
         self.failures += 1;
         // Whoever has the lock of xtables gives it back some time.
         let longest = if error.errno == Errno::AGAIN { LOCKED } else { self.config.sync_period };

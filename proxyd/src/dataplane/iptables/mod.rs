@@ -7,9 +7,9 @@
 //! - `watch`: whether somebody else changed something; `render`: everything, as text
 //!
 //! One run of `iptables-restore` per family and sync has only the chains that change, and happens as a whole
-//! or not at all in each table; one more follows where nobody is kept out of a Service any more. What was committed is in
-//! memory, as a hash of each chain. After any error nothing is assumed: [`Iptables::reconcile`] reads everything, once,
-//! and writes what differs; chains that are to go come last, since a rule of somebody else's may hold them.
+//! or not at all in each table; source ranges are lifted by a second run. What was committed is in memory, as a
+//! hash of each chain. After any error nothing is assumed: [`Iptables::reconcile`] reads everything, once, and
+//! writes what differs; chains that are to go come last, since a rule of somebody else's may hold them.
 
 mod fixed;
 mod names;

@@ -198,10 +198,11 @@ impl Services {
             }
             self.entries(&key, frontend, &mut trees);
             clients_chain(&key, frontend, &mut plan);
-            match frontend.is_some_and(|frontend| frontend.source_ranges.is_some()) {
-                true => self.opening.remove(&key),
-                false => was_restricted && self.opening.insert(key),
-            };
+            if frontend.is_some_and(|frontend| frontend.source_ranges.is_some()) {
+                self.opening.remove(&key);
+            } else if was_restricted {
+                self.opening.insert(key);
+            }
         }
         let [cluster_ips, hairpin] = ips;
         for ip in cluster_ips {

@@ -400,26 +400,28 @@ pub fn has_device() -> Result<bool> {
 /// All virtual servers but those in these networks, if a mode of ours or of kube-proxy made some: then its device
 /// is there.
 pub fn servers(spared: &[Prefix]) -> Result<Vec<ServiceKey>> {
+    Ok(open_with_servers(spared)?.map_or_else(Vec::new, |(_, servers)| servers))
+}
+
+fn open_with_servers(spared: &[Prefix]) -> Result<Option<(ipvs::Ipvs, Vec<ServiceKey>)>> {
     if !has_device()? {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let mut ipvs = match ipvs::Ipvs::open() {
-        Err(Error { errno: Errno::OPNOTSUPP, .. }) => return Ok(Vec::new()),
+        Err(Error { errno: Errno::OPNOTSUPP, .. }) => return Ok(None),
         other => other?,
     };
     let mut servers: Vec<ServiceKey> =
         ipvs.services()?.iter().map(|told| told.service.key).collect();
     servers.retain(|key| !spared.iter().any(|network| network.contains(key.address)));
-    Ok(servers)
+    Ok(Some((ipvs, servers)))
 }
 
 /// Removes [`servers`]; tells how many there were.
 pub fn remove(spared: &[Prefix]) -> Result<usize> {
-    let servers = servers(spared)?;
+    let Some((mut ipvs, servers)) = open_with_servers(spared)? else { return Ok(0) };
     let changes: Vec<ipvs::Change> = servers.into_iter().map(ipvs::Change::DeleteService).collect();
-    if !changes.is_empty() {
-        ipvs::Ipvs::open()?.apply(&changes)?;
-    }
+    ipvs.apply(&changes)?;
     Ok(changes.len())
 }
 
