@@ -84,12 +84,6 @@ impl Engine {
 
     /// Tells what could not be removed, though everything is in force, and has it tried again.
     pub(super) fn tell_kept(&mut self, written: &Written) {
-        for (family, error) in &written.kept {
-            self.shared.metrics.sync_failed(*family, false);
-            tracing::error!(
-                "{family}: chains that are to go stay, empty: {error}; this is tried again"
-            );
-        }
         let now = written.kept.iter().map(|(family, error)| {
             (*family, format!("{family}: chains that are to go stay, empty: {error}"))
         });
@@ -99,6 +93,12 @@ impl Engine {
         self.refusals = if kept.is_empty() { 0 } else { self.refusals + 1 };
         let wait = backoff(self.refusals, self.config.sync_period);
         self.remove_at = (!kept.is_empty()).then(|| Instant::now() + wait);
+        for (family, _) in &written.kept {
+            self.shared.metrics.sync_failed(*family, false);
+        }
+        for (_, what) in &kept {
+            tracing::error!("{what}; that is tried again in {wait:?}");
+        }
         if kept.is_empty() && !self.kept.is_empty() {
             tracing::info!("chains that were to go are gone");
         }
