@@ -5,7 +5,7 @@ use testnet::{Mode, Namespace};
 
 use super::daemon::Daemon;
 use super::objects::{self, Size};
-use super::{MIDDLE, SMALL, peers};
+use super::{MIDDLE, SMALL, latency, peers};
 use crate::report::{Report, median};
 
 /// Single changes of each variant.
@@ -19,7 +19,7 @@ pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<()> {
             changes(report, size, variant)?;
         }
     }
-    Ok(())
+    ["legacy", "nft"].into_iter().try_for_each(|variant| latency::in_iptables_mode(report, variant))
 }
 
 fn cold(report: &mut Report, size: Size, variant: &'static str, rounds: usize) -> Result<()> {

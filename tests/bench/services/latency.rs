@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use socket2::{Domain, SockAddr, Socket, Type};
-use testnet::Namespace;
+use testnet::{Mode, Namespace};
 
 use super::daemon::Daemon;
 use super::objects::{self, Size, put};
@@ -25,12 +25,12 @@ struct World {
     _node: Namespace,
     _daemon: Daemon,
     _folder: tempfile::TempDir,
-    vip: SocketAddr,
+    vips: Vec<SocketAddr>,
 }
 
 impl World {
-    /// With so many Services; the one that is connected to is the last.
-    fn new(services: u32) -> Result<World> {
+    /// With so many Services, of which these can be connected to, by number.
+    fn new(services: u32, served: &[u32], mode: Mode) -> Result<World> {
         let [client, node, server] = ["client", "node", "server"].map(Namespace::new);
         for (end, name, network) in
             [(&client, "client", "10.129.0"), (&server, "server", "10.128.0")]
@@ -45,11 +45,13 @@ impl World {
         }
         let size = Size { services, endpoints: 1 };
         let folder = tempfile::tempdir()?;
-        objects::write_one_file(size, folder.path())?;
+        objects::write_files(size, folder.path())?;
         let server_ip: Ipv4Addr = SERVER.parse()?;
-        let own = objects::documents(size, services, Some(server_ip));
-        put(folder.path(), "own.json", &own)?;
-        let daemon = Daemon::start(&node, folder.path())?;
+        for service in served {
+            let own = objects::documents(size, *service, Some(server_ip));
+            put(folder.path(), &objects::file_of(*service), &own)?;
+        }
+        let daemon = Daemon::start_in_mode(&node, folder.path(), mode)?;
         let listener = server.run(move || listen(server_ip))?;
         server.spawn(move || {
             // Ends with the process: a benchmark runs once.
@@ -57,8 +59,8 @@ impl World {
                 drop(stream);
             }
         });
-        let vip = SocketAddr::from((size.vip(services), 80));
-        Ok(World { client, _server: server, _node: node, _daemon: daemon, _folder: folder, vip })
+        let vips = served.iter().map(|service| (size.vip(*service), 80).into()).collect();
+        Ok(World { client, _server: server, _node: node, _daemon: daemon, _folder: folder, vips })
     }
 
     /// Milliseconds of each of some connections.
@@ -87,13 +89,14 @@ fn connect(to: SocketAddr) -> std::io::Result<f64> {
 
 /// Direct and through a VIP, at 10 and at 10,000 Services, in turn.
 pub(super) fn measure(report: &mut Report) -> Result<()> {
-    let worlds = [(10, World::new(10)?), (10_000, World::new(10_000)?)];
+    let world = |services| World::new(services, &[services - 1], Mode::Nftables);
+    let worlds = [(10, world(10)?), (10_000, world(10_000)?)];
     let direct = SocketAddr::from((IpAddr::V4(SERVER.parse()?), 8080));
     let mut figures = vec![(Vec::new(), Vec::new()); worlds.len()];
     let blocks = (WARM_UP + CONNECTIONS) / BLOCK;
     for block in 0..blocks {
         for ((_, world), (plain, through)) in worlds.iter().zip(&mut figures) {
-            let (a, b) = (world.connect(direct, BLOCK)?, world.connect(world.vip, BLOCK)?);
+            let (a, b) = (world.connect(direct, BLOCK)?, world.connect(world.vips[0], BLOCK)?);
             if block >= WARM_UP / BLOCK {
                 plain.extend(a);
                 through.extend(b);
@@ -117,5 +120,31 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
     }
     let apart = (medians[1] / medians[0] - 1.0).abs() * 100.0;
     report.bar("connect through a VIP: 10,000 Services from 10, median", apart, 5.0, "% apart");
+    Ok(())
+}
+
+/// In iptables mode: the Service that is found first, the last of 5,000, and the one that is found last, in turn.
+pub(super) fn in_iptables_mode(report: &mut Report, variant: &'static str) -> Result<()> {
+    const SERVICES: u32 = 5000;
+    // Rules are found by the lowest four bits of the address first: all ones come last.
+    let served = [0, SERVICES - 1, 0xfff];
+    let world = World::new(SERVICES, &served, Mode::Iptables(variant))?;
+    let mut took = vec![Vec::new(); served.len()];
+    for block in 0..(WARM_UP + CONNECTIONS) / BLOCK {
+        for (vip, took) in world.vips.iter().zip(&mut took) {
+            let some = world.connect(*vip, BLOCK)?;
+            if block >= WARM_UP / BLOCK {
+                took.extend(some);
+            }
+        }
+    }
+    let medians: Vec<f64> = took.iter().map(|took| quantile(took, 0.5)).collect();
+    for (service, median) in served.iter().zip(&medians) {
+        let case = format!("{variant}: connect, Service {service} of {SERVICES}, p50");
+        report.figure(&case, "through a VIP", &[median * 1e3], "µs");
+    }
+    let slowest = medians[1].max(medians[2]);
+    let what = format!("{variant}: connect, the slowest of them, of the first, median");
+    report.bar(&what, slowest / medians[0], 1.15, "x");
     Ok(())
 }
