@@ -417,7 +417,7 @@ fn open_with_servers(spared: &[Prefix]) -> Result<Option<(ipvs::Ipvs, Vec<Servic
     Ok(Some((ipvs, servers)))
 }
 
-/// Removes [`servers`]; tells how many there were.
+/// Removes [`servers()`]; tells how many there were.
 pub fn remove(spared: &[Prefix]) -> Result<usize> {
     let Some((mut ipvs, servers)) = open_with_servers(spared)? else { return Ok(0) };
     let changes: Vec<ipvs::Change> = servers.into_iter().map(ipvs::Change::DeleteService).collect();
