@@ -224,9 +224,12 @@ impl Of {
         services.were_restricted(held.restricted.iter().copied());
         let mut of = Of { family, services, held, stamp, counts: None, last: BTreeMap::new() };
         let before = of.held.clone();
-        of.run(variant, of.script(&of.services.everything(), false), written)?;
-        of.services.open();
-        of.finish(variant, written)?;
+        let plan = of.services.everything();
+        of.run(variant, of.script(&plan, false), written)?;
+        let opened = !of.services.open().is_empty();
+        if opened || of.held.chains.keys().any(|chain| !plan.contains_key(chain)) {
+            of.finish(variant, written)?;
+        }
         let repairs = before.differences(&of.held).into_iter();
         written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
         // Else the first transaction of a stranger's would have everything read again.
