@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use crate::report::{Report, quantile};
 use crate::services::objects::Size;
 use control_plane::{ControlPlane, kubernetes_program};
-use proxy::{Mode, Proxy, Who};
+use proxy::{LIMIT, Mode, Proxy, Who};
 
 const SMALL: Size = Size { services: 1000, endpoints: 10 };
 const MIDDLE: Size = Size { services: 5000, endpoints: 10 };
@@ -164,7 +164,9 @@ fn starts(
     let variant =
         if let Mode::Iptables(variant) = mode { format!(" {variant}") } else { String::new() };
     let case = |what: &str| format!("{}{variant}: {what}", size.name());
-    let start = report.add(&case("start to programmed"), who.name(), took);
+    let stopped = took.contains(&(LIMIT.as_secs_f64() * 1e3));
+    let what = if stopped { "start, stopped before it was done" } else { "start to programmed" };
+    let start = report.add(&case(what), who.name(), took);
     report.figure(&case("start, processor time"), who.name(), &cpu, "ms");
     report.figure(&case("start, received"), who.name(), &bytes, "MB");
     if (who, mode) == (Who::KubeProxy, Mode::Nftables) {
