@@ -13,7 +13,7 @@ use super::world::{
     Addressed, PORT, World, address, both, external, gateway, neighbour, node_port_service,
     service, vip, with_slices,
 };
-use super::{FAMILIES, SILENCE, assert_dropped, assert_refused, served, soon};
+use super::{FAMILIES, SILENCE, assert_dropped, assert_refused, mode_is, served, soon};
 
 const NODE_PORT: u16 = 30080;
 pub(crate) const IPTABLES: [&str; 2] = ["--proxy-mode", "iptables"];
@@ -106,8 +106,10 @@ fn a_change_of_the_mode_fails_nobody() {
         let (attempts, failures) = meanwhile(&client, inner, || {
             outside = meanwhile(&world.lan, outer, change);
         });
-        assert!(attempts > 20 && failures.is_empty(), "{mode}: {attempts}: {failures:?}");
-        assert!(outside.0 > 20 && outside.1.is_empty(), "{mode}: outside: {outside:?}");
+        // Where there is IPVS there is one slow CPU.
+        let enough = if mode_is("ipvs") { 20 } else { 50 };
+        assert!(attempts > enough && failures.is_empty(), "{mode}: {attempts}: {failures:?}");
+        assert!(outside.0 > enough && outside.1.is_empty(), "{mode}: outside: {outside:?}");
     }
 }
 

@@ -5,22 +5,21 @@ use std::time::Duration;
 use netlink::Prefix;
 use serde_json::json;
 
-use super::Shared;
+use super::{Shared, backoff};
 use crate::config::Mode;
 use crate::dataplane::leftovers::{Keep, Removal, find, remove_others};
 
-/// What could not be removed is tried again after this time, then twice as long, up to the longest.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// What could not be removed is tried again at least so often.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Removes them on a thread of its own, until nothing fails: there may be very many of them, and Services must
 /// not wait.
 pub(super) fn remove(shared: Shared, mode: Mode, keep: Keep, spared: Vec<Prefix>) {
     let work = move || {
-        let (mut wait, mut told) = (FIRST_RETRY, Vec::new());
+        let (mut failures, mut told) = (0, Vec::new());
         while !remove_once(&shared, mode, keep, &spared, &mut told) {
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(LONGEST_RETRY);
+            failures += 1;
+            std::thread::sleep(backoff(failures, LONGEST_RETRY));
         }
     };
     let started = std::thread::Builder::new().name("leftovers".into()).spawn(work);

@@ -218,6 +218,15 @@ pub fn run(config: &Config) -> Result<()> {
     outcome
 }
 
+/// What failed is tried again after this time, then twice as long, up to the longest.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// The wait after so many failures.
+fn backoff(failures: u32, longest: Duration) -> Duration {
+    let wait = FIRST_RETRY * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
+    wait.min(longest.max(FIRST_RETRY))
+}
+
 fn start_policies(
     config: &Config,
     network: &Network,

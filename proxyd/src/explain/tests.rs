@@ -140,7 +140,7 @@ fn a_pod_and_a_pod_are_judged_by_both_ends_policies() {
     assert_eq!(ask("", "pod/a/client", "pod/b/web-1/ICMP")["verdict"], "allowed");
 }
 
-/// A load balancer's address with the Local policy, and an endpoint on each node.
+/// A load balancer's address with the Local policy; endpoints as web's.
 const LOCAL: &str = "---
 apiVersion: v1
 kind: Service
@@ -153,24 +153,18 @@ spec:
   ports: [{port: 80, nodePort: 30082, targetPort: 8080}]
 status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}
 ---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: local-1, namespace: b, labels: {kubernetes.io/service-name: local}}
-addressType: IPv4
-ports: [{port: 8080}]
-endpoints:
-- {addresses: [10.1.1.2], nodeName: n1, conditions: {ready: true}}
-- {addresses: [10.1.2.2], nodeName: n2, conditions: {ready: true}}
 ";
 
 #[test]
 fn ipvs_has_one_list_for_all_clients_and_refuses_ports_of_all_its_addresses() {
     let (near, far) = ("10.1.1.2:8080", "10.1.2.2:8080");
+    let slice = OBJECTS.rsplit("---\n").next().unwrap().replace("web", "local");
+    let local = &format!("{LOCAL}{slice}");
     for (mode, inside) in
         [("nftables", &[near, far][..]), ("iptables", &[near, far]), ("ipvs", &[near])]
     {
         for (from, seen) in [("10.1.1.1", inside), ("node/n1", inside), ("1.2.3.4", &[near])] {
-            let found = ask_in(mode, LOCAL, false, from, "203.0.113.1:80");
+            let found = ask_in(mode, local, false, from, "203.0.113.1:80");
             let path = found["path"].as_array().unwrap();
             let hop = path.iter().find(|hop| hop["candidates"].is_array());
             let hop = hop.unwrap_or_else(|| panic!("{mode}: {from}: {found}"));
@@ -178,7 +172,7 @@ fn ipvs_has_one_list_for_all_clients_and_refuses_ports_of_all_its_addresses() {
             let masquerade = path.iter().any(|hop| hop["hop"] == "masquerade");
             assert_eq!(masquerade, from == "node/n1", "{mode}: {from}: {found}");
         }
-        let found = ask_in(mode, LOCAL, false, "1.2.3.4", "203.0.113.1:81");
+        let found = ask_in(mode, local, false, "1.2.3.4", "203.0.113.1:81");
         let verdict = if mode == "ipvs" { "denied" } else { "unknown" };
         assert_eq!(found["verdict"], verdict, "{mode}: {found}");
     }

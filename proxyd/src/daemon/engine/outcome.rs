@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use netlink::{Errno, Error, Family};
 
-use super::super::{conntrack, node};
+use super::super::{backoff, conntrack, node};
 use super::Engine;
 use crate::cluster::{Dirty, Protocol, ServiceName};
 use crate::dataplane::{FAMILIES, Node, NodePorts, Written, ipvs};
@@ -14,8 +14,6 @@ use crate::server::RelayTarget;
 use crate::service::table::Delta;
 use crate::service::{Address, FrontendKey, Resolution};
 
-/// A failed sync is tried again after this time, then twice as long, up to the sync period.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Somebody who holds a lock lets it go soon.
 const LOCKED: Duration = Duration::from_secs(4);
 /// How old the sums in metrics and status may be.
@@ -272,12 +270,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// The wait after so many failures.
-fn backoff(failures: u32, longest: Duration) -> Duration {
-    let wait = FIRST_RETRY * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
-    wait.min(longest.max(FIRST_RETRY))
 }
 
 /// The first few of a list, and how many more there are.

@@ -228,7 +228,8 @@ impl Of {
         of.run(variant, of.script(&plan, false), written)?;
         let opened = !of.services.open().is_empty();
         if opened || of.held.chains.keys().any(|chain| !plan.contains_key(chain)) {
-            of.finish(variant, written)?;
+            let plan = if opened { of.services.everything() } else { plan };
+            of.finish(variant, plan, written)?;
         }
         let repairs = before.differences(&of.held).into_iter();
         written.repairs.extend(repairs.map(|what| format!("{family}: {what}")));
@@ -245,8 +246,7 @@ impl Of {
     }
 
     /// Makes everything as it is to be, and removes the chains that nothing of ours leads to any more.
-    fn finish(&mut self, variant: Variant, written: &mut Written) -> Result<()> {
-        let mut plan = self.services.everything();
+    fn finish(&mut self, variant: Variant, mut plan: Plan, written: &mut Written) -> Result<()> {
         let refusal = match self.run(variant, self.script(&plan, true), written) {
             Err(error) if error.errno == Errno::INVAL => error,
             done => return done,
