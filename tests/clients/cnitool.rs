@@ -8,16 +8,21 @@ use testnet::{Host, Lan, skip};
 
 use super::{NETWORK, last_json, leftovers, node, shell, write_conflist};
 
-fn cnitool() -> Option<PathBuf> {
-    let path = std::env::var_os("VIADUCT_CNITOOL").map(PathBuf::from)?;
-    path.is_file().then_some(path)
+/// The client of the oldest or newest libcni that runtimes may use, or a reason to skip.
+pub(super) fn cnitool(age: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os(format!("VIADUCT_CNITOOL_{}", age.to_uppercase()));
+    path.map(PathBuf::from).filter(|path| path.is_file()).ok_or_else(|| {
+        format!(
+            "cnitool of the {age} libcni is not built: `scripts/test clients` builds it with Go"
+        )
+    })
 }
 
 #[test]
 fn every_verb_through_a_conflist() {
-    let Some(cnitool) = cnitool() else {
-        skip("cnitool is not built: `scripts/test clients` does it where there is a Go toolchain");
-        return;
+    let cnitool = match cnitool("newest") {
+        Ok(cnitool) => cnitool,
+        Err(reason) => return skip(&reason),
     };
     let lan = Lan::new();
     let node = node(&lan);

@@ -80,3 +80,24 @@ fn add_file(blobs: &Path, file: &Path) -> Value {
     fs::rename(file, blobs.join(digest)).unwrap();
     json!({"digest": format!("sha256:{digest}"), "size": size})
 }
+
+/// A shell script that runs `commands` with a containerd of its own, whose folders are below `$D`.
+pub(super) fn with_containerd(commands: &str) -> String {
+    const START: &str = r#"
+cat >$D/config.toml <<EOF
+version = 2
+root = "$D/root"
+state = "$D/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "$D/containerd.sock"
+EOF
+mkdir -p /run/containerd; mount -t tmpfs tmpfs /run/containerd
+containerd -c $D/config.toml >$D/containerd.log 2>&1 &
+daemon=$!
+trap 'for task in $(ctr task ls -q); do ctr task kill -s SIGKILL $task || true; done; kill $daemon; wait $daemon || true' EXIT
+ctr() { command ctr -a $D/containerd.sock "$@"; }
+n=0; until ctr version >/dev/null 2>&1; do n=$((n+1)); [ $n -lt 200 ] || { cat $D/containerd.log; exit 1; }; sleep 0.05; done
+"#;
+    format!("{START}{commands}")
+}

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is how a test fails")]
 
 mod cnitool;
+mod daemon_list;
 mod image;
 mod runtimes;
 

@@ -15,21 +15,8 @@ fn containerd_runs_containers_on_the_network() {
     write_conflist(&node, "1.0.0");
     let archive = image::write(&node.folder().join("images")).unwrap();
     let outside = lan.serve_tcp(8080);
-    let script = format!(
+    let script = image::with_containerd(&format!(
         r#"
-cat >$D/config.toml <<EOF
-version = 2
-root = "$D/root"
-state = "$D/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-  address = "$D/containerd.sock"
-EOF
-containerd -c $D/config.toml >$D/containerd.log 2>&1 &
-daemon=$!
-trap 'kill $daemon; wait $daemon || true' EXIT
-ctr() {{ command ctr -a $D/containerd.sock "$@"; }}
-n=0; until ctr version >/dev/null 2>&1; do n=$((n+1)); [ $n -lt 200 ] || {{ cat $D/containerd.log; exit 1; }}; sleep 0.05; done
 ctr images import {archive} >/dev/null
 ctr run --rm --cni --snapshotter native {image} server httpd -f -p 80 -h /www >$D/server.log 2>&1 &
 server=$!
@@ -43,7 +30,7 @@ ctr task kill -s SIGKILL server; wait $server || true
 "#,
         archive = archive.display(),
         image = image::NAME,
-    );
+    ));
     let output = shell(&node, &script).unwrap_or_else(|error| panic!("{error}"));
     let expected =
         ["10.244.1.3/24", "fd00:10:1::3/64", "served by a container", "outside 192.168.0.1:"];

@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 use super::config::{Backend, Network};
 use crate::cluster::Node;
 
+/// The specification versions that the list offers. libcni before 1.2 reads `cniVersion` alone and
+/// accepts results up to 1.0.0. Newer ones use the newest common version of `cniVersions`.
+const LISTED_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
+
 /// The text of the network configuration list. Pure: the same every time.
 pub fn conflist(network: &Network, node_name: &str, own: &Node, clusters: &[Prefix]) -> String {
     let ranges: Vec<Value> =
@@ -37,7 +41,9 @@ pub fn conflist(network: &Network, node_name: &str, own: &Node, clusters: &[Pref
         "onDaemonTimeout": network.on_daemon_timeout.name(),
         "capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "ipRanges": true},
     });
-    let list = json!({"cniVersion": "1.1.0", "name": "viaduct", "plugins": [plugin]});
+    let list = json!({
+        "cniVersion": LISTED_VERSIONS[0], "cniVersions": LISTED_VERSIONS, "name": "viaduct", "plugins": [plugin],
+    });
     format!("{list:#}\n")
 }
 
@@ -54,6 +60,10 @@ mod tests {
         let clusters = ["10.244.0.0/16".parse().unwrap()];
         let text = conflist(&Network::default(), "n1", &node, &clusters);
         let list: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&list["cniVersion"], &list["cniVersions"][1]),
+            (&json!("1.0.0"), &json!("1.1.0"))
+        );
         let plugin = &list["plugins"][0];
         let ranges = json!([[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10::/64"}]]);
         assert_eq!(plugin["ipam"]["ranges"], ranges);
