@@ -3,29 +3,43 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use attachment::Owner;
 use netlink::{Family, Prefix, RouteSocket};
 
-use crate::attachment::Owner;
 use crate::config::{Config, Ipam};
 use crate::delegate::Delegate;
 use crate::environment::Environment;
 use crate::error::{CniError, Result};
 use crate::ipam::{self, Route};
 use crate::result::{AddResult, Ip};
+use crate::teardown::Teardown;
 
 /// Whoever gives addresses to one network, with one set of verbs.
 pub(crate) struct AddressSource<'a> {
-    config: &'a Config,
+    network: &'a str,
+    ipam: &'a Ipam,
+    input: &'a [u8],
     environment: &'a Environment,
 }
 
 impl<'a> AddressSource<'a> {
     pub(crate) fn new(config: &'a Config, environment: &'a Environment) -> AddressSource<'a> {
-        AddressSource { config, environment }
+        let Config { name, ipam, input, .. } = config;
+        AddressSource { network: name, ipam, input, environment }
+    }
+
+    /// The source of a configuration that is read for removal.
+    pub(crate) fn for_teardown(
+        network: &'a str,
+        teardown: &'a Teardown,
+        environment: &'a Environment,
+    ) -> AddressSource<'a> {
+        let Teardown { ipam, input, .. } = teardown;
+        AddressSource { network, ipam, input, environment }
     }
 
     fn delegate(&self, name: &'a str) -> Delegate<'a> {
-        Delegate { name, path: &self.environment.path, input: &self.config.input }
+        Delegate { name, path: &self.environment.path, input: self.input }
     }
 
     fn attachment(&self) -> ipam::Attachment {
@@ -36,10 +50,10 @@ impl<'a> AddressSource<'a> {
     }
 
     /// Reserves the addresses of an attachment.
-    pub(crate) fn add(&self) -> Result<AddResult> {
-        let mut result = match &self.config.ipam {
+    pub(crate) fn add(&self, config: &Config) -> Result<AddResult> {
+        let mut result = match self.ipam {
             Ipam::None => AddResult::default(),
-            Ipam::HostLocal(ranges) => self.add_host_local(ranges)?,
+            Ipam::HostLocal(ranges) => self.add_host_local(config, ranges)?,
             Ipam::Delegate(name) => self.add_delegated(&self.delegate(name))?,
         };
         for ip in &mut result.ips {
@@ -65,8 +79,8 @@ impl<'a> AddressSource<'a> {
         })
     }
 
-    fn add_host_local(&self, ranges: &ipam::Config) -> Result<AddResult> {
-        let Config { name, requested_ips, requested_mac, .. } = self.config;
+    fn add_host_local(&self, config: &Config, ranges: &ipam::Config) -> Result<AddResult> {
+        let Config { name, requested_ips, requested_mac, .. } = config;
         let attachment = self.attachment();
         let add = || ranges.add(name, &attachment, requested_ips, requested_mac.is_some());
         let given = self.with_room(ranges, add)?;
@@ -92,13 +106,13 @@ impl<'a> AddressSource<'a> {
             Err(error @ ipam::Error::Exhausted(_)) => error,
             outcome => return Ok(outcome?),
         };
-        let network = &self.config.name;
+        let network = self.network;
         let links = RouteSocket::open().and_then(|mut socket| socket.links());
         // Without the list nothing is known to be dead.
         let Ok(links) = links else { return Err(exhausted.into()) };
         let names: HashSet<String> = links.into_iter().map(|link| link.name).collect();
         let is_dead = |attachment: &ipam::Attachment| {
-            let owner = Owner { network: network.clone(), attachment: attachment.clone() };
+            let owner = Owner { network: network.to_owned(), attachment: attachment.clone() };
             !names.contains(&owner.host_link())
         };
         for (attachment, address) in ranges.reclaim(network, is_dead)? {
@@ -111,9 +125,9 @@ impl<'a> AddressSource<'a> {
 
     /// Takes back what an ADD that failed later was given.
     pub(crate) fn undo(&self, given: &[IpAddr]) -> Result<()> {
-        match &self.config.ipam {
+        match self.ipam {
             Ipam::HostLocal(ranges) => {
-                Ok(ranges.give_back(&self.config.name, &self.attachment(), given)?)
+                Ok(ranges.give_back(self.network, &self.attachment(), given)?)
             }
             _ => self.del(),
         }
@@ -121,10 +135,10 @@ impl<'a> AddressSource<'a> {
 
     /// Frees the addresses of an attachment; those that are not there are no failure.
     pub(crate) fn del(&self) -> Result<()> {
-        match &self.config.ipam {
+        match self.ipam {
             Ipam::None => Ok(()),
             Ipam::HostLocal(ranges) => {
-                Ok(ranges.del(&self.config.name, &self.attachment()).map(drop)?)
+                Ok(ranges.del(self.network, &self.attachment()).map(drop)?)
             }
             Ipam::Delegate(name) => self.delegate(name).call("DEL"),
         }
@@ -132,29 +146,37 @@ impl<'a> AddressSource<'a> {
 
     /// Whether the addresses are still reserved.
     pub(crate) fn check(&self) -> Result<()> {
-        match &self.config.ipam {
+        match self.ipam {
             Ipam::None => Ok(()),
             Ipam::HostLocal(ranges) => {
-                Ok(ranges.check(&self.config.name, &self.attachment()).map(drop)?)
+                Ok(ranges.check(self.network, &self.attachment()).map(drop)?)
             }
             Ipam::Delegate(name) => self.delegate(name).call("CHECK"),
         }
     }
 
+    /// The addresses that an attachment has from our own IPAM.
+    pub(crate) fn held(&self) -> Result<Vec<IpAddr>> {
+        match self.ipam {
+            Ipam::HostLocal(ranges) => Ok(ranges.held(self.network, &self.attachment())?),
+            Ipam::None | Ipam::Delegate(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Whether an ADD would find an address.
     pub(crate) fn status(&self) -> Result<()> {
-        match &self.config.ipam {
+        match self.ipam {
             Ipam::None => Ok(()),
-            Ipam::HostLocal(ranges) => self.with_room(ranges, || ranges.status(&self.config.name)),
+            Ipam::HostLocal(ranges) => self.with_room(ranges, || ranges.status(self.network)),
             Ipam::Delegate(name) => self.delegate(name).call("STATUS"),
         }
     }
 
     /// The attachments that have an address but are not in the list.
     pub(crate) fn stale(&self, valid: &[ipam::Attachment]) -> Result<Vec<ipam::Attachment>> {
-        match &self.config.ipam {
+        match self.ipam {
             Ipam::HostLocal(ranges) => {
-                let stale = ranges.stale(&self.config.name, valid)?;
+                let stale = ranges.stale(self.network, valid)?;
                 Ok(stale.into_iter().map(|(attachment, _)| attachment).collect())
             }
             Ipam::None | Ipam::Delegate(_) => Ok(Vec::new()),
@@ -163,9 +185,9 @@ impl<'a> AddressSource<'a> {
 
     /// Frees every address whose attachment is not in the list.
     pub(crate) fn gc(&self, valid: &[ipam::Attachment]) -> Result<()> {
-        match &self.config.ipam {
+        match self.ipam {
             Ipam::None => Ok(()),
-            Ipam::HostLocal(ranges) => Ok(ranges.gc(&self.config.name, valid).map(drop)?),
+            Ipam::HostLocal(ranges) => Ok(ranges.gc(self.network, valid).map(drop)?),
             Ipam::Delegate(name) => self.delegate(name).call("GC"),
         }
     }

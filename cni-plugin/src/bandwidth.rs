@@ -4,9 +4,10 @@
 //! that veth and is redirected to a device of its own (ifb), which has a bucket too: the pod cannot
 //! reach either.
 
+use attachment::Owner;
+use attachment::limits::{Bucket, Limits};
 use netlink::{IfIndex, RouteSocket, TokenBucket};
 
-use crate::attachment::Owner;
 use crate::error::{CniError, Result, code};
 use crate::section::Section;
 
@@ -44,28 +45,13 @@ impl Bandwidth {
         self.ingress.is_some() || self.egress.is_some()
     }
 
-    /// Limits a pod whose node-side link is `link`.
-    pub(crate) fn apply(
-        &self,
-        socket: &mut RouteSocket,
-        owner: &Owner,
-        link: IfIndex,
-        mtu: u32,
-    ) -> Result<()> {
-        if let Some(limit) = self.ingress {
-            socket.set_token_bucket(link, &limit.bucket())?;
-        }
-        if let Some(limit) = self.egress {
-            let name = owner.shaping_link();
-            match socket.create_ifb(&name, mtu) {
-                Err(error) if error.already_exists() => {}
-                other => other?,
-            }
-            let shaper = shaper(socket, &name)?;
-            socket.set_token_bucket(shaper, &limit.bucket())?;
-            socket.redirect_ingress(link, shaper)?;
-        }
-        Ok(())
+    /// The token buckets of a pod whose link has this MTU.
+    pub(crate) fn limits(&self, _mtu: u32) -> Limits {
+        let bucket = |limit: Limit| {
+            let TokenBucket { rate, burst, limit } = limit.bucket();
+            Bucket { rate, burst, limit }
+        };
+        Limits { ingress: self.ingress.map(bucket), egress: self.egress.map(bucket) }
     }
 
     /// Whether the limits are in force.

@@ -10,7 +10,7 @@ use crate::daemon::Daemon;
 use crate::environment::{Environment, check_interface_name, is_identifier};
 use crate::error::{CniError, Result, code};
 use crate::hostport::PortMapping;
-use crate::ipam::{self, Attachment, Dns};
+use crate::ipam::{self, Dns};
 use crate::result::Version;
 use crate::section::Section;
 use crate::vlan::Vlans;
@@ -75,8 +75,6 @@ pub(crate) struct Config {
     pub(crate) requested_mac: Option<MacAddress>,
     /// As given: chained plugins hand it on unchanged.
     pub(crate) prev_result: Option<Value>,
-    /// GC: the attachments that are still valid. Absent and empty are different.
-    pub(crate) valid_attachments: Option<Vec<Attachment>>,
     /// The input as it came, for delegates.
     pub(crate) input: Vec<u8>,
 }
@@ -87,8 +85,16 @@ pub(crate) fn version_of(input: &[u8]) -> Option<String> {
     Some(value.get("cniVersion")?.as_str()?.to_owned())
 }
 
+/// The version of a configuration. An error with the supported versions if it is none of them.
+pub(crate) fn version_in(input: &[u8]) -> Result<Version> {
+    let value: Value = serde_json::from_slice(input).map_err(|error| {
+        CniError::new(code::DECODE, format!("the network configuration is not JSON: {error}"))
+    })?;
+    version(&Section::root(&value)?)
+}
+
 impl Config {
-    /// Parses the input of a verb.
+    /// Parses the input of ADD and CHECK.
     pub(crate) fn parse(input: Vec<u8>, environment: &Environment) -> Result<Config> {
         let value: Value = serde_json::from_slice(&input).map_err(|error| {
             CniError::new(code::DECODE, format!("the network configuration is not JSON: {error}"))
@@ -122,7 +128,6 @@ impl Config {
             requested_ips: requested_ips(&root, runtime.as_ref(), environment)?,
             requested_mac: requested_mac(&root, runtime.as_ref(), environment)?,
             prev_result: root.value("prevResult").cloned(),
-            valid_attachments: valid_attachments(&root)?,
             masquerade: root.bool("ipMasq")?,
             masquerade_exclude: networks(&root, "ipMasqExclude")?,
             input: Vec::new(),
@@ -161,11 +166,17 @@ impl Config {
                     return Err(root.error(key, "is for mode \"bridge\""));
                 }
             }
-            if !layer_three && self.prev_result.is_none() && self.valid_attachments.is_none() {
+            if !layer_three && self.prev_result.is_none() {
                 return Err(root.error("ipam", "mode \"routed\" needs addresses"));
             }
         }
         Ok(())
+    }
+
+    /// Whether this plugin attaches the pod. Without addresses to give, it works on the interface that the
+    /// plugin before it made.
+    pub(crate) fn is_chained(&self) -> bool {
+        self.prev_result.is_some() && matches!(self.ipam, Ipam::None)
     }
 
     /// The gateway addresses that pods use are this node's.
@@ -225,7 +236,6 @@ fn parse_link(root: &Section<'_>) -> Result<Config> {
         requested_ips: Vec::new(),
         requested_mac: None,
         prev_result: None,
-        valid_attachments: None,
         input: Vec::new(),
     })
 }
@@ -244,7 +254,7 @@ fn networks(root: &Section<'_>, key: &str) -> Result<Vec<Prefix>> {
     }
 }
 
-fn parse_ipam(root: &Section<'_>, runtime: Option<&Section<'_>>) -> Result<Ipam> {
+pub(crate) fn parse_ipam(root: &Section<'_>, runtime: Option<&Section<'_>>) -> Result<Ipam> {
     let Some(section) = root.section("ipam")? else { return Ok(Ipam::None) };
     match section.string("type")?.unwrap_or_default() {
         "" => Ok(Ipam::None),
@@ -291,12 +301,16 @@ fn parse_nodes(overlay: &Section<'_>) -> Result<Vec<overlay::Node>> {
         .iter()
         .map(|node| {
             let name = node.string("name")?.filter(|name| !name.is_empty());
-            let address = node.parsed("address")?;
+            let address = node.parsed("address")?.map(|ip: IpAddr| ip.to_canonical());
             let pod_cidrs = networks(node, "podCIDRs")?;
             Ok(overlay::Node {
                 name: name.ok_or_else(|| node.error("name", "every node needs a name"))?.to_owned(),
                 address: address.ok_or_else(|| node.error("address", "every node needs one"))?,
-                addresses: node.parsed_list("addresses")?,
+                addresses: node
+                    .parsed_list("addresses")?
+                    .into_iter()
+                    .map(|ip: IpAddr| ip.to_canonical())
+                    .collect(),
                 pod_cidrs,
                 vtep_mac: node.parsed("vtepMAC")?,
             })
@@ -340,10 +354,12 @@ impl std::str::FromStr for RequestedIp {
         if text.contains('/') {
             return text
                 .parse::<Prefix>()
-                .map(|p| RequestedIp(p.address()))
+                .map(|p| RequestedIp(p.address().to_canonical()))
                 .map_err(|e| e.to_string());
         }
-        text.parse().map(RequestedIp).map_err(|_| "is not an IP address".to_owned())
+        // Plugins in Go read an IPv4-mapped address as IPv4.
+        let parsed = text.parse().map(|ip: IpAddr| RequestedIp(ip.to_canonical()));
+        parsed.map_err(|_| "is not an IP address".to_owned())
     }
 }
 
@@ -381,21 +397,4 @@ fn cni_args<'a>(root: &Section<'a>) -> Result<Option<Section<'a>>> {
         Some(args) => args.section("cni"),
         None => Ok(None),
     }
-}
-
-/// libcni sends the list under the specification's name and under another that it once had.
-fn valid_attachments(root: &Section<'_>) -> Result<Option<Vec<Attachment>>> {
-    let keys = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-    let Some(key) = keys.into_iter().find(|key| root.value(key).is_some()) else {
-        return Ok(None);
-    };
-    let attachments = root.sections(key)?;
-    let parsed = attachments.iter().map(|attachment| {
-        let part = |key| -> Result<String> {
-            let text = attachment.string(key)?.filter(|text| !text.is_empty());
-            Ok(text.ok_or_else(|| attachment.error(key, "every attachment has one"))?.to_owned())
-        };
-        Ok(Attachment { container_id: part("containerID")?, ifname: part("ifname")? })
-    });
-    Ok(Some(parsed.collect::<Result<_>>()?))
 }

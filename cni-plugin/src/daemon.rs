@@ -47,6 +47,12 @@ impl Daemon {
         Ok(path.map(|path| Daemon { socket: path.into(), optional }))
     }
 
+    /// Where the daemon listens, for a verb that goes on without it.
+    pub(crate) fn for_teardown(root: &Section<'_>) -> Option<Daemon> {
+        let path = root.string("daemonSocket").ok()??;
+        (!path.is_empty()).then(|| Daemon { socket: path.into(), optional: true })
+    }
+
     /// Reports a pod and waits until the daemon has its isolation in force.
     pub(crate) fn add(&self, report: &PodReport<'_>) -> Result<()> {
         match self.ask("ADD", Some(report)) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 pub(crate) mod code {
     /// The configuration's version is not supported, or lacks the verb.
     pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
-    /// The attachment is unknown to the runtime's own view: no DEL is needed.
+    /// An environment variable (`CNI_*`) is missing or wrong.
     pub(crate) const INVALID_ENVIRONMENT: u32 = 4;
     /// A file, a socket or the kernel refused.
     pub(crate) const IO: u32 = 5;
@@ -20,6 +20,8 @@ pub(crate) mod code {
     pub(crate) const TRY_LATER: u32 = 11;
     /// STATUS: no ADD can be served now.
     pub(crate) const UNAVAILABLE: u32 = 50;
+    /// STATUS: ADD can be served, but containers that run have limited connectivity.
+    pub(crate) const LIMITED: u32 = 51;
     /// A name or an address is taken: the interface, the bridge, a host port.
     pub(crate) const CONFLICT: u32 = 113;
     /// Every address of a range set is reserved.
@@ -87,6 +89,26 @@ impl std::fmt::Display for CniError {
 impl From<netlink::Error> for CniError {
     fn from(error: netlink::Error) -> CniError {
         CniError::new(code::IO, error.to_string())
+    }
+}
+
+impl From<attachment::Error> for CniError {
+    fn from(error: attachment::Error) -> CniError {
+        use attachment::Error;
+        let (code, details) = match &error {
+            Error::Kernel(_) | Error::Record { .. } => (code::IO, ""),
+            Error::HostPortTaken { .. } => (
+                code::CONFLICT,
+                "the holder is network/containerID/interface; its DEL frees the port",
+            ),
+            Error::Contention(_) => (code::TRY_LATER, ""),
+            Error::NotABridge { .. } => (code::CONFLICT, ""),
+            Error::GatewayConflict { .. } => (code::CONFLICT, "\"forceAddress\": true replaces it"),
+            Error::NoNetfilter { .. } | Error::NoVlanFiltering | Error::NoIpv6 { .. } => {
+                (code::UNSUPPORTED_BY_KERNEL, "")
+            }
+        };
+        CniError::new(code, error.to_string()).details(details)
     }
 }
 

@@ -1,46 +1,13 @@
 //! Host ports: which ports of the node lead to which ports of a pod.
 
-use std::fmt;
 use std::net::IpAddr;
 
+pub(crate) use attachment::{HostPort, Protocol};
 use netlink::Family;
 use netlink::conntrack::Conntrack;
 
 use crate::error::{CniError, Result};
 use crate::section::Section;
-
-/// A transport protocol with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    /// The IP protocol number.
-    pub(crate) fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        }
-    }
-
-    pub(crate) fn from_number(number: u8) -> Option<Protocol> {
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == number)
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        })
-    }
-}
 
 /// One entry of `runtimeConfig.portMappings`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +17,6 @@ pub(crate) struct PortMapping {
     pub(crate) protocol: Protocol,
     /// Only on this address of the node; unspecified means every one of its family, `None` of both.
     pub(crate) host_ip: Option<IpAddr>,
-}
-
-/// A host port that leads to an address of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HostPort {
-    pub(crate) mapping: PortMapping,
-    /// `None`: on every address of the node.
-    pub(crate) host_ip: Option<IpAddr>,
-    pub(crate) pod_ip: IpAddr,
 }
 
 impl PortMapping {
@@ -83,7 +41,14 @@ impl PortMapping {
                 "sctp" => Protocol::Sctp,
                 _ => return Err(entry.error("protocol", "use tcp, udp or sctp")),
             };
-        let host_ip: Option<IpAddr> = entry.parsed("hostIP")?;
+        // Plugins in Go read an IPv4-mapped address as IPv4.
+        let host_ip: Option<IpAddr> = entry.parsed("hostIP")?.map(|ip: IpAddr| ip.to_canonical());
+        if host_ip.is_some_and(|ip| ip.is_ipv6() && ip.is_loopback()) {
+            return Err(entry.error(
+                "hostIP",
+                "cannot be served: IPv6 has no translation of loopback addresses, use 127.0.0.1 or an address of the node",
+            ));
+        }
         Ok(Some(PortMapping {
             host_port: port("hostPort")?,
             container_port: port("containerPort")?,
@@ -92,19 +57,27 @@ impl PortMapping {
         }))
     }
 
+    fn to(&self, host_ip: Option<IpAddr>, pod_ip: IpAddr) -> HostPort {
+        HostPort {
+            protocol: self.protocol,
+            host_ip,
+            host_port: self.host_port,
+            pod_ip,
+            container_port: self.container_port,
+        }
+    }
+
     /// What the mapping means for a pod with these addresses: the first of each family is used.
     fn resolve(&self, at: usize, pod_ips: &[IpAddr]) -> Result<Vec<HostPort>> {
         let of = |family| pod_ips.iter().copied().find(|ip| Family::of(*ip) == family);
         let Some(host_ip) = self.host_ip else {
             let both = [of(Family::V4), of(Family::V6)].into_iter().flatten();
-            return Ok(both
-                .map(|pod_ip| HostPort { mapping: *self, host_ip: None, pod_ip })
-                .collect());
+            return Ok(both.map(|pod_ip| self.to(None, pod_ip)).collect());
         };
         let family = Family::of(host_ip);
         let specific = Some(host_ip).filter(|ip| !ip.is_unspecified());
         match of(family) {
-            Some(pod_ip) => Ok(vec![HostPort { mapping: *self, host_ip: specific, pod_ip }]),
+            Some(pod_ip) => Ok(vec![self.to(specific, pod_ip)]),
             // "Every IPv6 address" of the node, for a pod that has none: there is nothing to do.
             None if specific.is_none() => Ok(Vec::new()),
             None => Err(CniError::config(format!(
@@ -120,7 +93,7 @@ pub(crate) fn resolve(mappings: &[PortMapping], pod_ips: &[IpAddr]) -> Result<Ve
     for (at, mapping) in mappings.iter().enumerate() {
         for port in mapping.resolve(at, pod_ips)? {
             let same = ports.iter().find(|p| {
-                (p.host_ip, p.mapping.protocol, p.mapping.host_port)
+                (p.host_ip, p.protocol, p.host_port)
                     == (port.host_ip, mapping.protocol, mapping.host_port)
                     && Family::of(p.pod_ip) == Family::of(port.pod_ip)
             });

@@ -2,17 +2,16 @@
 //!
 //! The verbs are in [`verbs`]; each reads as the list of its steps. Where things are:
 //!
-//! - input: [`environment`], [`config`] (through [`section`]), output: [`result`], [`error`]
-//! - names of everything an attachment has: [`attachment`]
+//! - input: [`environment`], [`config`] (through [`section`]), [`teardown`], output: [`result`], [`error`]
+//! - what an attachment has on the node, and its names: the crate [`attachment`]
 //! - addresses: [`addresses`], from [`ipam`] in process or a [`delegate`]
 //! - the link: [`link`], [`vlan`], [`bandwidth`]
-//! - masquerade, host ports, MAC check: [`netfilter`], [`hostport`]
+//! - host ports: [`hostport`]
 //! - the daemon: [`daemon`]
 
 #![forbid(unsafe_code)]
 
 mod addresses;
-mod attachment;
 mod bandwidth;
 mod config;
 mod daemon;
@@ -22,9 +21,9 @@ mod error;
 mod hostport;
 mod ipam;
 mod link;
-mod netfilter;
 mod result;
 mod section;
+mod teardown;
 mod verbs;
 mod vlan;
 

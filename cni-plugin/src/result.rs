@@ -88,6 +88,27 @@ impl AddResult {
         interfaces.find(|(_, i)| i.name == ifname && !i.sandbox.is_empty())
     }
 
+    /// This result with that of the next plugin behind it.
+    pub(crate) fn followed_by(mut self, next: AddResult) -> AddResult {
+        let offset = self.interfaces.len();
+        self.interfaces.extend(next.interfaces);
+        self.ips.extend(
+            next.ips
+                .into_iter()
+                .map(|ip| Ip { interface: ip.interface.map(|position| position + offset), ..ip }),
+        );
+        self.routes.extend(next.routes);
+        if next.dns != Dns::default() {
+            self.dns = next.dns;
+        }
+        self
+    }
+
+    /// Whether an interface has this name.
+    pub(crate) fn has_interface(&self, name: &str) -> bool {
+        self.interfaces.iter().any(|interface| interface.name == name)
+    }
+
     /// The addresses of an interface; those that name none count for every one.
     pub(crate) fn ips_of(&self, interface: usize) -> impl Iterator<Item = &Ip> {
         self.ips.iter().filter(move |ip| ip.interface.is_none_or(|of| of == interface))

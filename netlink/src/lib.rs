@@ -51,7 +51,8 @@ pub use namespace::{Namespace, NamespaceGuard};
 pub use peer::peer_uid;
 pub use prefix::{Family, Prefix, PrefixError, from_number, to_number};
 pub use route::{
-    Address, Bridge, BridgePort, IfIndex, Link, Neighbour, OperState, PortFlags, Qdisc, Route,
-    RouteBatch, RouteFilter, RouteSocket, Scope, TokenBucket, Veth, VethPeer, Vxlan, VxlanState,
+    Address, AddressOptions, Bridge, BridgePort, IfIndex, Link, Neighbour, OperState, PortFlags,
+    Qdisc, Route, RouteBatch, RouteFilter, RouteMonitor, RouteSocket, Scope, TokenBucket, Veth,
+    VethPeer, Vxlan, VxlanState,
 };
 pub use rustix::io::Errno;

@@ -15,6 +15,9 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// Asks which kind of namespace a descriptor is (`include/uapi/linux/nsfs.h`).
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
+/// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// A handle on a network namespace; it keeps the namespace alive.
 #[derive(Debug)]
 pub struct Namespace {
@@ -60,6 +63,35 @@ impl Namespace {
                 .map_err(|errno| Error::new(format!("stat namespace {:?}", namespace.name), errno))
         };
         Ok(identity(self)? == identity(other)?)
+    }
+
+    /// The number of the calling thread's namespace, which the kernel gives to no other one until it
+    /// restarts (`SO_NETNS_COOKIE`, Linux 5.14). On older kernels the inode, which may be reused.
+    #[expect(unsafe_code, reason = "rustix has no getter for the cookie of a namespace")]
+    pub fn current_cookie() -> Result<u64> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        let failed = |errno| Error::new("read the cookie of the network namespace", errno);
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                .map_err(failed)?;
+        let mut cookie = 0u64;
+        let mut length = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: `cookie` and `length` are writable for the whole call. The kernel writes at most
+        // `length` bytes, which is the size of `cookie`.
+        let outcome = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut length,
+            )
+        };
+        if outcome == 0 {
+            return Ok(cookie);
+        }
+        let current = Namespace::current()?;
+        Ok(fstat(&current.fd).map_err(failed)?.st_ino)
     }
 
     /// Moves the calling thread into the namespace until the guard is dropped.

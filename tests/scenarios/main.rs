@@ -11,9 +11,11 @@ mod chained;
 mod crash;
 mod daemon;
 mod harness;
+mod hostile_input;
 mod hostport;
 mod links;
 mod masquerade;
+mod node_state;
 mod overlay;
 mod verbs;
 

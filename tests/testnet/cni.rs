@@ -15,7 +15,13 @@ pub struct Cni {
     input: Vec<u8>,
     binary: PathBuf,
     variables: Vec<(String, String)>,
+    sysctls_are_read_only: bool,
 }
+
+/// Runs its arguments where `/proc/sys` is read-only, as in a container inside a container.
+const READ_ONLY: &str = "mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+exec \"$@\"";
 
 /// What a plugin answered.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ impl Cni {
             input: config.to_string().into_bytes(),
             binary: programs::plugin(plugin),
             variables: Vec::new(),
+            sysctls_are_read_only: false,
         };
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         cni.env("PATH", &path).env("CNI_COMMAND", verb).env("CNI_PATH", &programs::plugin_path())
@@ -81,7 +88,15 @@ impl Cni {
     pub fn start(&self, node: &Namespace) -> Child {
         let cni = self.clone();
         node.run(move || {
-            let mut child = Command::new(&cni.binary)
+            let mut command = match cni.sysctls_are_read_only {
+                false => Command::new(&cni.binary),
+                true => {
+                    let mut command = Command::new("unshare");
+                    command.args(["-m", "sh", "-ec", READ_ONLY, "sh"]).arg(&cni.binary);
+                    command
+                }
+            };
+            let mut child = command
                 .env_clear()
                 .envs(cni.variables)
                 .stdin(Stdio::piped())
@@ -95,6 +110,12 @@ impl Cni {
             }
             child
         })
+    }
+
+    /// Runs it in a namespace, where `/proc/sys` is read-only.
+    pub fn run_read_only(mut self, node: &Namespace) -> CniOutput {
+        self.sysctls_are_read_only = true;
+        self.run(node)
     }
 
     /// Runs it in a namespace.

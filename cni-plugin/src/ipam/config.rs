@@ -115,6 +115,21 @@ impl Config {
         })
     }
 
+    /// What removal needs of the section: the folder, and the range sets if they can be read.
+    pub(crate) fn for_teardown(ipam: &Value) -> Config {
+        let parsed = Config::parse(ipam, None).ok();
+        let range_sets = parsed.map(|config| config.range_sets).unwrap_or_default();
+        let data_dir = path(ipam, "dataDir").ok().flatten();
+        let data_dir = data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        Config { range_sets, data_dir, routes: Vec::new(), resolv_conf: None }
+    }
+
+    /// An address with the length of the subnet whose range holds it.
+    pub(crate) fn with_subnet(&self, address: std::net::IpAddr) -> Option<Prefix> {
+        let range = self.range_sets.iter().find_map(|set| set.range_of(address))?;
+        Prefix::new(address, range.subnet.length())
+    }
+
     /// The routes that every pod gets.
     pub(crate) fn routes(&self) -> &[Route] {
         &self.routes

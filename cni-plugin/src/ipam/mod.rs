@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub(crate) use attachment::Attachment;
 use netlink::Prefix;
 
 pub(crate) use config::{Config, Dns, Route};
@@ -27,19 +28,6 @@ use store::{Reservation, Store};
 
 /// A reservation that is not older may belong to an ADD that has not made its link yet.
 const NEW: Duration = Duration::from_secs(120);
-
-/// One interface of one container.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Attachment {
-    pub(crate) container_id: String,
-    pub(crate) ifname: String,
-}
-
-impl std::fmt::Display for Attachment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.container_id, self.ifname)
-    }
-}
 
 /// An address for an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +145,13 @@ impl Config {
         Ok(())
     }
 
+    /// The addresses of an attachment.
+    pub(crate) fn held(&self, network: &str, attachment: &Attachment) -> Result<Vec<IpAddr>> {
+        let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
+        let reservations = store.reservations()?;
+        Ok(reservations.iter().filter(|r| r.belongs_to(attachment)).map(|r| r.address).collect())
+    }
+
     /// The addresses of an attachment; none is an error.
     pub(crate) fn check(&self, network: &str, attachment: &Attachment) -> Result<Vec<IpAddr>> {
         let reservations = match self.existing_store(network)? {
@@ -181,7 +176,7 @@ impl Config {
         let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
         Ok(stale(store.reservations()?, valid)
             .into_iter()
-            .map(|r| (r.attachment().unwrap_or_else(Attachment::nobody), r.address))
+            .map(|r| (r.attachment().unwrap_or_else(without_owner), r.address))
             .collect())
     }
 
@@ -228,11 +223,9 @@ impl Config {
     }
 }
 
-impl Attachment {
-    /// What a reservation without an owner belongs to.
-    fn nobody() -> Attachment {
-        Attachment { container_id: "(nobody)".to_owned(), ifname: String::new() }
-    }
+/// The attachment of a reservation without an owner.
+fn without_owner() -> Attachment {
+    Attachment { container_id: "(no owner)".to_owned(), ifname: String::new() }
 }
 
 fn stale(reservations: Vec<Reservation>, valid: &[Attachment]) -> Vec<Reservation> {

@@ -1,150 +1,59 @@
 //! The bridge: its existence, its addresses, and the container's port.
 
-use netlink::{Bridge, Link, MacAddress, PortFlags, Prefix, RouteSocket, sysctl};
+use attachment::{LinkRecord, Record, Records, State};
+use netlink::{Link, RouteSocket};
 
-use crate::attachment::Owner;
 use crate::config::Config;
 use crate::error::{CniError, Result, code};
+use crate::vlan::Vlans;
 
-/// The bridge of the configuration, with these gateway addresses; made if it is not there.
+/// The bridge of the configuration, if it is there and a bridge.
+pub(crate) fn find(socket: &mut RouteSocket, config: &Config) -> Result<Option<Link>> {
+    let link = socket.link_by_name(&config.bridge)?;
+    if let Some(link) = &link {
+        attachment::refuse_other_kinds(link)?;
+    }
+    Ok(link)
+}
+
+/// The MTU that a bridge leaves to a new port: the kernel drops what is larger than another port's without a
+/// word to the sender. `None` if it has no port.
+pub(crate) fn mtu_of_ports(socket: &mut RouteSocket, bridge: &Link) -> Result<Option<u32>> {
+    Ok(socket.bridge_ports(bridge.index)?.iter().map(|port| port.mtu).min())
+}
+
+/// Brings the bridge to what an attachment needs. Returns it, and whether it had to be created.
 pub(crate) fn ensure(
     socket: &mut RouteSocket,
-    config: &Config,
-    gateways: &[Prefix],
-    mtu: u32,
-) -> Result<Link> {
-    let name = &config.bridge;
-    let bridge = match socket.link_by_name(name)? {
-        Some(link) => link,
-        None => create(socket, config, gateways, mtu)?,
+    found: Option<Link>,
+    record: &Record,
+    desired: &State,
+    records: &Records,
+) -> Result<(Link, bool)> {
+    let observed = attachment::observe::observe_bridge(socket, found.as_ref(), desired)?;
+    let mut changed = false;
+    if let Some(bridge) = &found {
+        let contradicting = attachment::gateways::contradicting_addresses(
+            socket, record, bridge, &observed, records,
+        )?;
+        for address in contradicting {
+            socket.delete_address(bridge.index, address)?;
+        }
+    }
+    let changes = attachment::diff(desired, &observed);
+    for change in changes.iter().filter(|change| !change.needs_netfilter()) {
+        change.apply(socket)?;
+        changed = true;
+    }
+    let is_new = found.is_none();
+    let bridge = match found {
+        Some(bridge) if !changed => bridge,
+        _ => socket.link_by_name(&record.device())?.ok_or_else(|| {
+            let message = format!("bridge {:?} vanished as soon as it was made", record.device());
+            CniError::new(code::IO, message)
+        })?,
     };
-    if bridge.kind.as_deref() != Some("bridge") {
-        let kind = bridge.kind.as_deref().unwrap_or("physical device");
-        return Err(CniError::new(
-            code::CONFLICT,
-            format!("bridge {name:?}: a device of this name is a {kind}, not a bridge"),
-        ));
-    }
-    if !bridge.up {
-        socket.set_up(bridge.index)?;
-    }
-    if bridge.mtu != mtu {
-        socket.set_mtu(bridge.index, mtu)?;
-    }
-    if config.promiscuous && !bridge.promiscuous {
-        socket.set_promiscuous(bridge.index, true)?;
-    }
-    if config.vlans.any() && !bridge.vlan_filtering {
-        socket.enable_vlan_filtering(bridge.index).map_err(no_vlan_filtering)?;
-    }
-    ensure_gateways(socket, config, &bridge, gateways)?;
-    Ok(bridge)
-}
-
-fn create(
-    socket: &mut RouteSocket,
-    config: &Config,
-    gateways: &[Prefix],
-    mtu: u32,
-) -> Result<Link> {
-    let name = &config.bridge;
-    // Pods remember their gateway's MAC address; derived from its address it survives the bridge.
-    let mac = gateways.first().map(|g| MacAddress::for_address([0x0a, 0x58], g.address()));
-    let bridge = Bridge { name, mac, mtu, vlan_filtering: config.vlans.any() };
-    match socket.create_bridge(&bridge) {
-        // Another ADD was faster.
-        Err(error) if error.already_exists() => {}
-        Err(error) if config.vlans.any() => return Err(no_vlan_filtering(error)),
-        other => other?,
-    }
-    sysctl::ensure_if_present(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
-    super::skip_duplicate_detection(config, name)?;
-    socket.link_by_name(name)?.ok_or_else(|| {
-        CniError::new(code::IO, format!("bridge {name:?} vanished as soon as it was made"))
-    })
-}
-
-fn no_vlan_filtering(error: netlink::Error) -> CniError {
-    if error.unsupported() {
-        CniError::new(
-            code::UNSUPPORTED_BY_KERNEL,
-            "vlan: this kernel's bridges cannot separate VLANs (CONFIG_BRIDGE_VLAN_FILTERING)",
-        )
-    } else {
-        error.into()
-    }
-}
-
-/// Gives the bridge the gateway addresses. An address that contradicts them is an error, or goes with
-/// `forceAddress`: another IPv4 address, or an IPv6 address whose subnet overlaps.
-fn ensure_gateways(
-    socket: &mut RouteSocket,
-    config: &Config,
-    bridge: &Link,
-    gateways: &[Prefix],
-) -> Result<()> {
-    if gateways.is_empty() {
-        return Ok(());
-    }
-    let present = socket.addresses(Some(bridge.index))?;
-    let others = present.iter().map(|a| a.prefix).filter(|a| !gateways.contains(a));
-    for other in others {
-        let contradicts = |gateway: &&Prefix| {
-            gateway.family() == other.family()
-                && (other.address().is_ipv4() || gateway.network().overlaps(other.network()))
-        };
-        let Some(gateway) = gateways.iter().find(contradicts) else { continue };
-        if !config.force_address {
-            return Err(CniError::new(
-                code::CONFLICT,
-                format!("bridge {:?} has address {other}, but {gateway} is wanted", config.bridge),
-            )
-            .details("\"forceAddress\": true replaces it"));
-        }
-        socket.delete_address(bridge.index, other)?;
-    }
-    let uses_ipv6 = gateways.iter().any(|gateway| gateway.address().is_ipv6());
-    if let (true, Some(mac)) = (uses_ipv6, bridge.mac)
-        && !present.iter().any(|a| a.prefix == mac.link_local())
-    {
-        super::ensure_link_local(socket, config, bridge.index, mac)?;
-    }
-    for gateway in gateways {
-        if present.iter().any(|a| a.prefix == *gateway) {
-            continue;
-        }
-        match socket.add_address(bridge.index, *gateway, config.detect_duplicates) {
-            Err(error) if error.already_exists() => {} // another ADD was faster
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
-/// The port's settings: hairpin, isolation, VLANs.
-pub(crate) fn configure_port(
-    socket: &mut RouteSocket,
-    config: &Config,
-    owner: &Owner,
-) -> Result<()> {
-    let flags = PortFlags {
-        hairpin: config.hairpin.then_some(true),
-        isolated: config.port_isolation.then_some(true),
-    };
-    if flags == PortFlags::default() && !config.vlans.any() {
-        return Ok(());
-    }
-    let name = owner.host_link();
-    let port = socket
-        .link_by_name(&name)?
-        .ok_or_else(|| CniError::new(code::IO, format!("bridge port {name:?} vanished")))?;
-    if flags != PortFlags::default() {
-        socket.set_bridge_port(port.index, flags)?;
-    }
-    if config.vlans.any() {
-        config.vlans.apply(socket, port.index).map_err(|error| error.during("vlan"))?;
-    }
-    Ok(())
+    Ok((bridge, is_new))
 }
 
 /// Whether bridge and port are as the configuration says.
@@ -152,7 +61,7 @@ pub(crate) fn check(
     socket: &mut RouteSocket,
     config: &Config,
     port: &Link,
-    gateways: &[Prefix],
+    record: &Record,
 ) -> Result<()> {
     let failed = |message: String| Err(CniError::new(code::CHECK_FAILED, message));
     let name = &config.bridge;
@@ -176,7 +85,7 @@ pub(crate) fn check(
         return failed(format!("bridge port {:?} is not isolated", port.name));
     }
     let present = socket.addresses(Some(bridge.index))?;
-    for gateway in gateways {
+    for gateway in &record.gateways {
         if !present.iter().any(|a| a.prefix == *gateway) {
             return failed(format!("bridge {name:?} lacks the gateway address {gateway}"));
         }
@@ -185,4 +94,31 @@ pub(crate) fn check(
         config.vlans.check(socket, port.index)?;
     }
     Ok(())
+}
+
+/// The VLANs that a port is in, each with whether it is the port's own. Empty if the configuration has none.
+fn planned_vlans(vlans: &Vlans) -> Vec<(u16, bool)> {
+    if !vlans.any() {
+        return Vec::new();
+    }
+    let default = (vlans.preserve_default || vlans.access.is_none()).then_some(1);
+    let mut planned: Vec<u16> =
+        vlans.trunk.iter().copied().chain(vlans.access).chain(default).collect();
+    planned.sort_unstable();
+    planned.dedup();
+    let own = vlans.access.unwrap_or(1);
+    planned.into_iter().map(|vid| (vid, vid == own)).collect()
+}
+
+/// The bridge's part of a record.
+pub(crate) fn link_record(config: &Config, found: Option<&Link>) -> LinkRecord {
+    LinkRecord::Bridge {
+        bridge: config.bridge.clone(),
+        bridge_mac: found.and_then(|bridge| bridge.mac),
+        hairpin: config.hairpin,
+        isolated: config.port_isolation,
+        promiscuous: config.promiscuous,
+        vlans: planned_vlans(&config.vlans),
+        force_address: config.force_address,
+    }
 }

@@ -10,14 +10,13 @@ pub(crate) mod pod;
 pub(crate) mod routed;
 pub(crate) mod uplink;
 
+use attachment::Owner;
 use netlink::{IfIndex, Link, MacAddress, Namespace, OperState, RouteSocket, Veth, VethPeer};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::attachment::Owner;
-use crate::config::Config;
 use crate::error::{CniError, Result, code};
 
 /// Polls until the node's end can pass packets: on Linux before 6.9 the kernel settles it later.
@@ -68,33 +67,6 @@ pub(crate) fn create_pair(
     }
     socket.delete_link_by_name(&name)?;
     Ok(socket.create_veth(&veth)?)
-}
-
-/// Gives a device of the node its link-local IPv6 address at once, before the kernel does.
-///
-/// The node asks for a pod's neighbour address from its link-local one: while there is none, or it is
-/// tentative (one to two seconds), nothing that is forwarded reaches a pod.
-pub(crate) fn ensure_link_local(
-    socket: &mut RouteSocket,
-    config: &Config,
-    link: IfIndex,
-    mac: MacAddress,
-) -> Result<()> {
-    if config.detect_duplicates {
-        return Ok(());
-    }
-    match socket.add_address(link, mac.link_local(), false) {
-        Err(error) if error.already_exists() => Ok(()),
-        other => Ok(other?),
-    }
-}
-
-/// Switches duplicate address detection of a device off. Must come before its first carrier.
-pub(crate) fn skip_duplicate_detection(config: &Config, device: &str) -> Result<()> {
-    if !config.detect_duplicates {
-        netlink::sysctl::ensure_if_present(&format!("net/ipv6/conf/{device}/accept_dad"), "0")?;
-    }
-    Ok(())
 }
 
 /// Waits until a device of the calling thread's namespace answers neighbours that ask for these

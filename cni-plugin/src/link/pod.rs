@@ -51,7 +51,7 @@ fn find(inside: &mut RouteSocket, ifname: &str) -> Result<IfIndex> {
 }
 
 /// In routed mode the pod is alone on its link.
-fn address_inside(config: &Config, ip: &Ip) -> Prefix {
+pub(crate) fn address_inside(config: &Config, ip: &Ip) -> Prefix {
     match config.mode {
         Mode::Bridge => ip.address,
         Mode::Routed => Prefix::host(ip.address.address()),
@@ -93,12 +93,11 @@ pub(crate) fn announce(
 fn apply_sysctls(config: &Config, ifname: &str, result: &AddResult) -> Result<()> {
     let (announce_v4, announce_v6) = needs_announcement(config, result);
     if announce_v4 {
-        sysctl::ensure(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
+        harden(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
     let setting = |name: &str| format!("net/ipv6/conf/{ifname}/{name}");
     if !result.has_family(Family::V6) {
-        sysctl::ensure_if_present(&setting("disable_ipv6"), "1")?;
-        return Ok(());
+        return harden(&setting("disable_ipv6"), "1");
     }
     match sysctl::ensure(&setting("disable_ipv6"), "0") {
         Err(error) if error.not_found() => {
@@ -113,12 +112,21 @@ fn apply_sysctls(config: &Config, ifname: &str, result: &AddResult) -> Result<()
         // The loopback device is the runtime's own; the pod's interface works without.
         eprintln!("viaduct: {error}");
     }
-    sysctl::ensure(&setting("accept_ra"), "0")?;
-    super::skip_duplicate_detection(config, ifname)?;
-    if announce_v6 {
-        sysctl::ensure(&setting("ndisc_notify"), "1")?;
+    harden(&setting("accept_ra"), "0")?;
+    if !config.detect_duplicates {
+        harden(&setting("accept_dad"), "0")?;
     }
-    sysctl::ensure_if_present(&setting("keep_addr_on_down"), "1")?;
+    if announce_v6 {
+        harden(&setting("ndisc_notify"), "1")?;
+    }
+    harden(&setting("keep_addr_on_down"), "1")
+}
+
+/// Sets a sysctl without which packets pass too. A read-only `/proc/sys` is a line on standard error.
+fn harden(name: &str, value: &str) -> Result<()> {
+    if let Some(error) = attachment::sysctls::harden(name, value)? {
+        eprintln!("viaduct: {error}");
+    }
     Ok(())
 }
 

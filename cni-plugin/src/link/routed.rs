@@ -2,37 +2,9 @@
 
 use std::net::IpAddr;
 
-use netlink::{Link, Prefix, Route, RouteFilter, RouteSocket, Scope};
+use netlink::{Link, Prefix, RouteFilter, RouteSocket};
 
-use crate::config::Config;
 use crate::error::{CniError, Result, code};
-
-/// Gives the node's end the gateway addresses and routes the pod's addresses to it.
-pub(crate) fn configure(
-    socket: &mut RouteSocket,
-    config: &Config,
-    host: &Link,
-    gateways: &[Prefix],
-    pod: &[IpAddr],
-) -> Result<()> {
-    let uses_ipv6 = gateways.iter().any(|gateway| gateway.address().is_ipv6());
-    if let (true, Some(mac)) = (uses_ipv6, host.mac) {
-        super::ensure_link_local(socket, config, host.index, mac)?;
-    }
-    for gateway in gateways {
-        let alone = Prefix::host(gateway.address());
-        socket.add_address(host.index, alone, config.detect_duplicates)?;
-    }
-    for address in pod {
-        socket.replace_route(&route(host, *address))?;
-    }
-    Ok(())
-}
-
-fn route(host: &Link, pod: IpAddr) -> Route {
-    let scope = pod.is_ipv4().then_some(Scope::LINK);
-    Route { link: Some(host.index), scope, ..Route::new(Prefix::host(pod)) }
-}
 
 /// Whether the node still routes the pod's addresses to its link.
 pub(crate) fn check(

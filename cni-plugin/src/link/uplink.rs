@@ -1,8 +1,8 @@
-//! The way out of the node: which MTU it leaves to pods, and that the node forwards.
+//! The way out of the node, and which MTU it leaves to pods.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink::{Family, Link, RouteSocket, sysctl};
+use netlink::{Family, Link, RouteSocket};
 use overlay::{Backend, Vxlan};
 
 use crate::config::{Config, OverlayConfig};
@@ -61,47 +61,4 @@ fn uplink(socket: &mut RouteSocket, device: Option<&str>) -> Result<Option<(Link
         }
     }
     Ok(named.map(|link| (link, Family::V4)))
-}
-
-/// Lets the node forward packets of a family from and to a device of ours.
-///
-/// With a daemon the node-wide switches are its business. Alone, the plugin sets them, as the
-/// reference plugins do: without them no answer would ever come back to a pod.
-pub(crate) fn enable_forwarding(
-    socket: &mut RouteSocket,
-    family: Family,
-    device: &str,
-    alone: bool,
-) -> Result<()> {
-    match (family, alone) {
-        (Family::V4, true) => sysctl::ensure("net/ipv4/ip_forward", "1").map(drop)?,
-        (Family::V4, false) => {
-            sysctl::ensure(&format!("net/ipv4/conf/{device}/forwarding"), "1").map(drop)?;
-        }
-        (Family::V6, true) => enable_ipv6_forwarding(socket)?,
-        (Family::V6, false) => {
-            sysctl::ensure_if_present(&format!("net/ipv6/conf/{device}/forwarding"), "1")?;
-        }
-    }
-    Ok(())
-}
-
-/// A forwarding node ignores router advertisements unless told otherwise (`accept_ra` 2): an uplink
-/// that lives by them would lose its default route.
-fn enable_ipv6_forwarding(socket: &mut RouteSocket) -> Result<()> {
-    const ALL: &str = "net/ipv6/conf/all/forwarding";
-    if sysctl::read(ALL).is_ok_and(|value| value == "1") {
-        return Ok(());
-    }
-    if let Some(route) = socket.route_to(ELSEWHERE[1])?
-        && let Some(index) = route.link
-        && let Some(link) = socket.link_by_index(index)?
-    {
-        let accept_ra = format!("net/ipv6/conf/{}/accept_ra", link.name);
-        if sysctl::read(&accept_ra).is_ok_and(|value| value == "1") {
-            sysctl::ensure(&accept_ra, "2")?;
-        }
-    }
-    sysctl::ensure_if_present(ALL, "1")?;
-    Ok(())
 }

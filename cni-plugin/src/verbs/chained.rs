@@ -1,13 +1,13 @@
 //! ADD behind another plugin: its interface gets our host ports, masquerade and limits, and its
 //! result is handed on unchanged.
 
+use attachment::{LinkRecord, Record, Records};
 use netlink::{Link, Namespace, RouteSocket};
 use serde_json::Value;
 
 use super::del::remove_kernel_state;
 use super::{Request, network};
 use crate::error::{CniError, Result};
-use crate::netfilter;
 use crate::result::AddResult;
 
 pub(super) fn add(request: &Request, previous: &Value) -> Result<Value> {
@@ -25,8 +25,7 @@ pub(super) fn add(request: &Request, previous: &Value) -> Result<Value> {
 pub(super) fn check(request: &Request, previous: &Value) -> Result<()> {
     let container = network::open_namespace(request)?;
     let mut pod = Chained::find(request, previous, &container)?;
-    let wanted = network::wanted_netfilter(request, &pod.result, &pod.device, None)?;
-    netfilter::check(&wanted, &request.owner())?;
+    network::check_netfilter(&pod.record(request)?)?;
     if request.config.bandwidth.any() {
         let link = pod.peer()?.index;
         request.config.bandwidth.check(&mut pod.socket, &request.owner(), link)?;
@@ -34,17 +33,7 @@ pub(super) fn check(request: &Request, previous: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the container's interface in a result is another plugin's: it is there, and no link of
-/// ours leads to it.
-pub(super) fn is_foreign(request: &Request, previous: &Value) -> bool {
-    let (host, ifname) = (request.owner().host_link(), &request.environment.ifname);
-    AddResult::parse(previous, "prevResult").is_ok_and(|result| {
-        result.container_interface(ifname).is_some()
-            && !result.interfaces.iter().any(|interface| interface.name == host)
-    })
-}
-
-/// A pod whose link somebody else made.
+/// A pod whose link another plugin made.
 struct Chained {
     socket: RouteSocket,
     /// Its addresses, and only those of the interface in question.
@@ -60,9 +49,10 @@ impl Chained {
     fn find(request: &Request, previous: &Value, container: &Namespace) -> Result<Chained> {
         let mut result = AddResult::parse(previous, "prevResult")?;
         let ifname = request.environment.ifname.clone();
-        let (position, _) = result.container_interface(&ifname).ok_or_else(|| {
+        let (position, interface) = result.container_interface(&ifname).ok_or_else(|| {
             CniError::config(format!("prevResult: has no interface {ifname:?} in a container"))
         })?;
+        network::require_same_namespace(container, interface)?;
         result.ips = result.ips_of(position).cloned().collect();
         let mut socket = RouteSocket::open()?;
         let device = match result.ips.first() {
@@ -97,16 +87,29 @@ impl Chained {
         })
     }
 
+    fn record(&self, request: &Request) -> Result<Record> {
+        let mtu = self.peer.as_ref().map_or(0, |peer| peer.mtu);
+        let record = network::record(request, &self.result, mtu, Vec::new(), None)?;
+        Ok(Record {
+            link: LinkRecord::Chained {
+                device: self.device.clone(),
+                peer: self.peer.as_ref().map(|peer| (peer.name.clone(), peer.index.0)),
+                netns: request.environment.netns.clone().unwrap_or_default(),
+            },
+            forwarding: attachment::Forwarding::Off,
+            ..record
+        })
+    }
+
     fn attach(mut self, request: &Request) -> Result<()> {
-        let wanted = network::wanted_netfilter(request, &self.result, &self.device, None)?;
-        network::install_netfilter(request, &wanted, &self.result, &self.device)?;
+        let records = Records::of_current_namespace()?;
+        let record = self.record(request)?;
+        network::install_netfilter(&record, &records)?;
         if request.config.bandwidth.any() {
-            let (link, mtu) = {
-                let peer = self.peer()?;
-                (peer.index, peer.mtu)
-            };
-            request.config.bandwidth.apply(&mut self.socket, &request.owner(), link, mtu)?;
+            let (link, mtu) = (self.peer()?.index, self.peer()?.mtu);
+            record.limits.apply(&mut self.socket, &record.owner, link, mtu)?;
         }
+        network::write_record(&records, &record);
         Ok(())
     }
 }

@@ -7,7 +7,6 @@ use crate::addresses::{self, AddressSource};
 use crate::config::Mode;
 use crate::error::{CniError, Result, code};
 use crate::link::{bridge, pod, routed};
-use crate::netfilter;
 use crate::result::AddResult;
 
 pub(super) fn check(request: &Request) -> Result<()> {
@@ -16,19 +15,31 @@ pub(super) fn check(request: &Request) -> Result<()> {
         .prev_result
         .as_ref()
         .ok_or_else(|| CniError::config("prevResult: CHECK needs the result of ADD"))?;
-    if chained::is_foreign(request, previous) {
-        return chained::check(request, previous);
-    }
     let container = network::open_namespace(request)?;
     let mut result = AddResult::parse(previous, "prevResult")?;
     let ifname = &owner.attachment.ifname;
     let (position, interface) = result.container_interface(ifname).ok_or_else(|| {
         CniError::config(format!("prevResult: has no interface {ifname:?} in a container"))
     })?;
+    network::require_same_namespace(&container, interface)?;
+    if config.is_chained() && !result.has_interface(&owner.host_link()) {
+        return chained::check(request, previous);
+    }
+    if !result.has_interface(&owner.host_link()) {
+        return Err(CniError::config(format!(
+            "prevResult: is not the result of {} in network {:?}: it lacks interface {:?}",
+            owner.attachment,
+            owner.network,
+            owner.host_link()
+        )));
+    }
     let mac: Option<MacAddress> = interface.mac;
     result.ips = result.ips_of(position).cloned().collect();
+    network::restore_subnets(config, &owner, &mut result);
 
-    AddressSource::new(config, &request.environment).check()?;
+    let source = AddressSource::new(config, &request.environment);
+    source.check()?;
+    network::require_held(&source, &result)?;
     let mut socket = RouteSocket::open()?;
     let host = socket.link_by_name(&owner.host_link())?.ok_or_else(|| {
         let message = format!("the node's end of the link, {:?}, is missing", owner.host_link());
@@ -39,18 +50,15 @@ pub(super) fn check(request: &Request) -> Result<()> {
         return Err(CniError::new(code::CHECK_FAILED, message));
     }
     let gateways = addresses::gateways(config, &result);
+    let record = network::record(request, &result, host.mtu, gateways, mac)?;
     match config.mode {
-        Mode::Bridge => bridge::check(&mut socket, config, &host, &gateways)?,
-        Mode::Routed => routed::check(&mut socket, &host, &gateways, &network::pod_ips(&result))?,
+        Mode::Bridge => bridge::check(&mut socket, config, &host, &record)?,
+        Mode::Routed => routed::check(&mut socket, &host, &record.gateways, &record.ips())?,
     }
+    network::check_forwarding(&record)?;
     let mut inside = container.run(RouteSocket::open)??;
     pod::check(&mut inside, config, ifname, mac, &result)?;
-    let device = match config.mode {
-        Mode::Bridge => &config.bridge,
-        Mode::Routed => &host.name,
-    };
-    let wanted = network::wanted_netfilter(request, &result, device, mac)?;
-    netfilter::check(&wanted, &owner)?;
+    network::check_netfilter(&record)?;
     config.bandwidth.check(&mut socket, &owner, host.index)?;
     network::check_overlay(request, &mut socket)
 }

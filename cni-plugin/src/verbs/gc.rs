@@ -1,39 +1,63 @@
-//! GC: whatever belongs to this network but to none of the valid attachments goes.
+//! GC: whatever belongs to this network but to none of the valid attachments goes, and what the valid ones
+//! need is repaired.
 //!
-//! Without a list nothing is known to be stale, and nothing goes; an empty list means everything.
+//! Without a list nothing is known to be stale, and nothing goes. An empty list means everything.
 
 use std::collections::BTreeSet;
 
+use attachment::{Owner, Records, link_prefix, tag_prefix};
 use netlink::RouteSocket;
 
-use super::Request;
 use crate::addresses::AddressSource;
-use crate::attachment::{Owner, link_prefix, tag_prefix};
+use crate::environment::Environment;
 use crate::error::{Failures, Result};
+use crate::hostport;
 use crate::ipam::Attachment;
-use crate::{hostport, netfilter};
+use crate::teardown::{self, Teardown};
 
-pub(super) fn gc(request: &Request) -> Result<()> {
-    let config = &request.config;
-    let Some(valid) = &config.valid_attachments else { return Ok(()) };
-    let owners: Vec<Owner> = valid.iter().map(|a| owner(&config.name, a)).collect();
-    let source = AddressSource::new(config, &request.environment);
+pub(super) fn gc(environment: &Environment, config: &Teardown) -> Result<()> {
+    let Some(valid) = teardown::valid_attachments(&config.input)? else { return Ok(()) };
+    let Some(network) = config.network.as_deref() else {
+        eprintln!("viaduct: GC of a network without a valid name: nothing can exist for it");
+        return Ok(());
+    };
+    let owners: Vec<Owner> = valid.iter().map(|attachment| owner(network, attachment)).collect();
+    let source = AddressSource::for_teardown(network, config, environment);
 
     let mut failures = Failures::default();
-    failures.note(delete_links(&config.name, &owners));
-    failures.note(remove_elements(&config.name, &owners));
-    for attachment in failures.note(source.stale(valid)).unwrap_or_default() {
-        eprintln!("viaduct: GC of network {:?}: {attachment} is not valid", config.name);
+    // Records first, so that no comparison repairs what goes.
+    failures.note(remove_records(network, &owners));
+    failures.note(delete_links(network, &owners));
+    failures.note(remove_elements(network, &owners));
+    for attachment in failures.note(source.stale(&valid)).unwrap_or_default() {
+        eprintln!("viaduct: GC of network {network:?}: {attachment} is not valid");
     }
     // Leases go last: one that outlives its link is found again, a link without a lease is not safe.
     if failures.is_empty() {
-        failures.note(source.gc(valid));
+        failures.note(source.gc(&valid));
+    }
+    if config.daemon.is_none()
+        && let Some(report) = failures.note(attachment::converge())
+    {
+        super::network::print_report(&report);
     }
     failures.into_result()
 }
 
 fn owner(network: &str, attachment: &Attachment) -> Owner {
     Owner { network: network.to_owned(), attachment: attachment.clone() }
+}
+
+fn remove_records(network: &str, owners: &[Owner]) -> Result<()> {
+    let records = Records::of_current_namespace()?;
+    let (all, _) = records.list()?;
+    let mut failures = Failures::default();
+    for record in all.iter().filter(|record| record.owner.network == network) {
+        if !owners.contains(&record.owner) {
+            failures.note(records.remove(&record.owner));
+        }
+    }
+    failures.into_result()
 }
 
 fn delete_links(network: &str, owners: &[Owner]) -> Result<()> {
@@ -53,6 +77,7 @@ fn delete_links(network: &str, owners: &[Owner]) -> Result<()> {
 fn remove_elements(network: &str, owners: &[Owner]) -> Result<()> {
     let valid: BTreeSet<String> = owners.iter().map(Owner::tag).collect();
     let prefix = tag_prefix(network);
-    let removed = netfilter::remove(|tag| tag.starts_with(&prefix) && !valid.contains(tag))?;
+    let removed =
+        attachment::netfilter::remove(|tag| tag.starts_with(&prefix) && !valid.contains(tag))?;
     Ok(hostport::forget_udp_flows(&removed.udp_ports)?)
 }

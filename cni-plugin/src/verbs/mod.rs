@@ -10,12 +10,13 @@ mod status;
 
 use serde_json::Value;
 
-use crate::attachment::Owner;
 use crate::config::Config;
 use crate::environment::{Command, Environment};
 use crate::error::{CniError, Result, code};
 use crate::ipam::Attachment;
 use crate::result::{Version, version_json};
+use crate::teardown::Teardown;
+use attachment::Owner;
 
 /// An invocation: the environment and the configuration.
 pub(crate) struct Request {
@@ -25,14 +26,16 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn owner(&self) -> Owner {
-        Owner {
-            network: self.config.name.clone(),
-            attachment: Attachment {
-                container_id: self.environment.container_id.clone(),
-                ifname: self.environment.ifname.clone(),
-            },
-        }
+        owner(&self.config.name, &self.environment)
     }
+}
+
+fn owner(network: &str, environment: &Environment) -> Owner {
+    let attachment = Attachment {
+        container_id: environment.container_id.clone(),
+        ifname: environment.ifname.clone(),
+    };
+    Owner { network: network.to_owned(), attachment }
 }
 
 /// Carries out a verb; what is returned is printed.
@@ -44,15 +47,26 @@ pub(crate) fn run(
     if command == Command::Version {
         return Ok(Some(version_json()));
     }
-    let config = Config::parse(input()?, &environment)?;
-    require_version(command, config.version)?;
-    let request = Request { environment, config };
+    let input = input()?;
     match command {
-        Command::Add => add::add(&request).map(Some),
-        Command::Del => del::del(&request).map(|()| None),
-        Command::Check => check::check(&request).map(|()| None),
-        Command::Gc => gc::gc(&request).map(|()| None),
-        Command::Status => status::status(&request).map(|()| None),
+        Command::Add | Command::Check => {
+            let config = Config::parse(input, &environment)?;
+            require_version(command, config.version)?;
+            let request = Request { environment, config };
+            match command {
+                Command::Add => add::add(&request).map(Some),
+                _ => check::check(&request).map(|()| None),
+            }
+        }
+        Command::Del => del::del(&environment, &Teardown::parse(input)?).map(|()| None),
+        Command::Gc => {
+            require_version(command, crate::config::version_in(&input)?)?;
+            gc::gc(&environment, &Teardown::parse(input)?).map(|()| None)
+        }
+        Command::Status => {
+            require_version(command, crate::config::version_in(&input)?)?;
+            status::status(&environment, &Teardown::parse_for_status(input)?).map(|()| None)
+        }
         Command::Version => Ok(Some(version_json())),
     }
 }

@@ -1,18 +1,20 @@
-//! What ADD and CHECK share: the container's namespace, the wanted netfilter state, the overlay.
+//! What the verbs share: the container's namespace, the record of an attachment, netfilter, the overlay.
 
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::Path;
 
-use netlink::{Errno, MacAddress, Namespace, Prefix, RouteSocket};
-use overlay::{Overlay, State, Underlay, diff, plan};
+use attachment::{Forwarding, LinkRecord, Owner, Record, Records, Report, State, netfilter};
+use netlink::{Errno, Family, MacAddress, Namespace, Prefix, RouteSocket};
+use overlay::{Overlay, Underlay, diff, plan};
 
 use super::Request;
-use crate::config::{Mode, OverlayConfig};
+use crate::addresses::AddressSource;
+use crate::config::{Config, Ipam, Mode, OverlayConfig};
 use crate::error::{CniError, Result, code};
 use crate::hostport;
-use crate::netfilter::{self, Wanted};
-use crate::result::AddResult;
+use crate::link::bridge;
+use crate::result::{AddResult, Interface};
 
 /// Where locks are.
 const RUN_DIRECTORY: &str = "/run/viaduct";
@@ -44,47 +46,133 @@ pub(super) fn pod_ips(result: &AddResult) -> Vec<IpAddr> {
     result.ips.iter().map(|ip| ip.address.address()).collect()
 }
 
-/// The netfilter state of an attachment with these results. `device` leads to the pod from the node.
-pub(super) fn wanted_netfilter(
-    request: &Request,
-    result: &AddResult,
-    device: &str,
-    port_mac: Option<MacAddress>,
-) -> Result<Wanted> {
-    let (config, owner) = (&request.config, request.owner());
-    let mut wanted = Wanted::default();
-    if config.masquerade {
-        let addresses: Vec<Prefix> = result.ips.iter().map(|ip| ip.address).collect();
-        wanted.masquerade(&owner, &addresses, &config.masquerade_exclude);
+/// Refuses an interface of a result whose namespace is another one than the container's.
+pub(super) fn require_same_namespace(container: &Namespace, interface: &Interface) -> Result<()> {
+    // A path that is gone proves nothing: runtimes may name a namespace in several ways.
+    let Ok(sandbox) = Namespace::open(&interface.sandbox) else { return Ok(()) };
+    if sandbox.is_same(container)? {
+        return Ok(());
     }
-    let ports = hostport::resolve(&config.port_mappings, &pod_ips(result))?;
-    let shared = config.mode == Mode::Bridge || config.prev_result.is_some();
-    wanted.host_ports(&owner, &ports, device, shared);
-    if let (true, Some(mac)) = (config.mac_spoof_check, port_mac) {
-        wanted.mac_check(&owner, &owner.host_link(), mac);
-    }
-    Ok(wanted)
+    Err(CniError::config(format!(
+        "prevResult: interface {:?} is in another container, at {:?}",
+        interface.name, interface.sandbox
+    )))
 }
 
-/// Commits the netfilter state, and what host ports need besides: the node's loopback may be
-/// translated on the device (behind the rule that guards it), and old UDP flows end.
-pub(super) fn install_netfilter(
-    request: &Request,
-    wanted: &Wanted,
-    result: &AddResult,
-    device: &str,
-) -> Result<()> {
-    netfilter::install(wanted)?;
-    let ports = hostport::resolve(&request.config.port_mappings, &pod_ips(result))?;
-    if ports.iter().any(|port| port.pod_ip.is_ipv4()) {
-        netlink::sysctl::ensure(&format!("net/ipv4/conf/{device}/route_localnet"), "1")?;
+/// Refuses a result with an address that the attachment does not hold.
+pub(super) fn require_held(source: &AddressSource<'_>, result: &AddResult) -> Result<()> {
+    let held = source.held()?;
+    match pod_ips(result).iter().find(|ip| !held.is_empty() && !held.contains(ip)) {
+        None => Ok(()),
+        Some(ip) => Err(CniError::config(format!(
+            "prevResult: address {ip} is not reserved for this container"
+        ))),
     }
-    let udp: Vec<_> = ports
-        .iter()
-        .filter(|port| port.mapping.protocol == hostport::Protocol::Udp)
-        .map(|port| (netlink::Family::of(port.pod_ip), port.mapping.host_port))
-        .collect();
-    Ok(hostport::forget_udp_flows(&udp)?)
+}
+
+/// Gives the addresses of a routed result the length of their subnets again: the result has that of the
+/// interface.
+pub(super) fn restore_subnets(config: &Config, owner: &Owner, result: &mut AddResult) {
+    let recorded = Records::of_current_namespace().and_then(|records| records.read(owner));
+    let recorded = recorded.ok().flatten().map(|record| record.addresses).unwrap_or_default();
+    for ip in &mut result.ips {
+        let address = ip.address.address();
+        let known = recorded.iter().copied().find(|known| known.address() == address);
+        let subnet = match &config.ipam {
+            Ipam::HostLocal(ranges) => ranges.with_subnet(address),
+            Ipam::None | Ipam::Delegate(_) => None,
+        };
+        ip.address = known.or(subnet).unwrap_or(ip.address);
+    }
+}
+
+/// What an attachment with this result needs on the node.
+pub(super) fn record(
+    request: &Request,
+    result: &AddResult,
+    mtu: u32,
+    gateways: Vec<Prefix>,
+    mac: Option<MacAddress>,
+) -> Result<Record> {
+    let config = &request.config;
+    let forwarding = match (config.serves_gateway(), &config.daemon) {
+        (false, _) => Forwarding::Off,
+        (true, Some(_)) => Forwarding::Device,
+        (true, None) => Forwarding::Node,
+    };
+    Ok(Record {
+        owner: request.owner(),
+        link: match config.mode {
+            Mode::Bridge => bridge::link_record(config, None),
+            Mode::Routed => LinkRecord::Routed,
+        },
+        mtu,
+        detect_duplicates: config.detect_duplicates,
+        addresses: result.ips.iter().map(|ip| ip.address).collect(),
+        gateways,
+        masquerade_exclusions: config.masquerade.then(|| config.masquerade_exclude.clone()),
+        host_ports: hostport::resolve(&config.port_mappings, &pod_ips(result))?,
+        allowed_mac: mac.filter(|_| config.mac_spoof_check),
+        limits: config.bandwidth.limits(mtu),
+        forwarding,
+    })
+}
+
+/// Commits the netfilter state of an attachment, and what waits for it: the node's loopback addresses may be
+/// translated behind the rule that guards them, and old UDP flows end.
+pub(super) fn install_netfilter(record: &Record, records: &Records) -> Result<()> {
+    let outcome = netfilter::install(record, records)?;
+    for line in outcome.notices.iter().chain(&outcome.repairs) {
+        eprintln!("viaduct: {line}");
+    }
+    let mut socket = RouteSocket::open()?;
+    let desired = attachment::plan([record]);
+    let mut observed = State { sysctls: Default::default(), ..desired.clone() };
+    attachment::observe::read_sysctls(&mut observed, &desired);
+    for change in attachment::diff(&desired, &observed).iter().filter(|c| c.needs_netfilter()) {
+        change.apply(&mut socket)?;
+    }
+    let udp = record.host_ports.iter().filter(|port| port.protocol == hostport::Protocol::Udp);
+    let mut ports: Vec<(Family, u16)> =
+        udp.map(|port| (Family::of(port.pod_ip), port.host_port)).collect();
+    ports.extend(outcome.freed_udp_ports);
+    Ok(hostport::forget_udp_flows(&ports)?)
+}
+
+/// Writes the record of an attachment that is complete. Without it the attachment works, and is not repaired.
+pub(super) fn write_record(records: &Records, record: &Record) {
+    if let Err(error) = records.write(record) {
+        eprintln!("viaduct: {error}: damage to the node's side of this pod will not be repaired");
+    }
+}
+
+/// Whether the netfilter state of an attachment is in force.
+pub(super) fn check_netfilter(record: &Record) -> Result<()> {
+    match netfilter::check(record)? {
+        None => Ok(()),
+        Some(damage) => Err(CniError::new(code::CHECK_FAILED, damage)),
+    }
+}
+
+/// Whether the node forwards what the pod sends.
+pub(super) fn check_forwarding(record: &Record) -> Result<()> {
+    let desired = attachment::plan([record]);
+    for (name, value) in desired.sysctls.iter().filter(|(name, _)| name.ends_with("forward")) {
+        if netlink::sysctl::read(name).is_ok_and(|found| found != *value) {
+            return Err(CniError::new(code::CHECK_FAILED, format!("sysctl {name} is not {value}")));
+        }
+    }
+    Ok(())
+}
+
+/// Writes what a comparison of the node found to standard error.
+pub(super) fn print_report(report: &Report) {
+    for repair in &report.repairs {
+        eprintln!("viaduct: repaired: {}", repair.damage);
+    }
+    for problem in &report.problems {
+        eprintln!("viaduct: {problem}");
+    }
 }
 
 /// The overlay, if this invocation keeps it: nodes are given and no daemon is in charge.
@@ -101,7 +189,7 @@ pub(super) fn converge_overlay(request: &Request, socket: &mut RouteSocket) -> R
     };
     let underlay = Underlay::observe(socket, overlay, nodes)?;
     let plan = plan(overlay, nodes, &underlay)?;
-    if !diff(&State::observe(socket, &plan)?, &plan.desired).is_empty() {
+    if !diff(&overlay::State::observe(socket, &plan)?, &plan.desired).is_empty() {
         for problem in &plan.problems {
             eprintln!("viaduct: overlay: {problem}");
         }
@@ -118,7 +206,7 @@ pub(super) fn check_overlay(request: &Request, socket: &mut RouteSocket) -> Resu
     };
     let underlay = Underlay::observe(socket, overlay, nodes)?;
     let plan = plan(overlay, nodes, &underlay)?;
-    let changes = diff(&State::observe(socket, &plan)?, &plan.desired);
+    let changes = diff(&overlay::State::observe(socket, &plan)?, &plan.desired);
     if changes.is_empty() {
         return Ok(());
     }

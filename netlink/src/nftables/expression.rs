@@ -270,6 +270,9 @@ pub enum Expression {
     },
     /// Loads the type of the destination address as routing sees it (`fib daddr type`).
     LoadDestinationType(Register),
+    /// Loads the kind of the destination address (`RTN_*`) on the device that the packet came in by.
+    /// Valid in chains of prerouting, input and forward only.
+    LoadDestinationTypeOnDevice(Register),
     /// Loads the type of the source address as routing sees it (`fib saddr type`).
     LoadSourceType(Register),
     /// Ends the rule unless the comparison holds.
@@ -401,6 +404,7 @@ const NFTA_FIB_FLAGS: u16 = 3;
 const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const NFTA_FIB_F_SADDR: u32 = 1 << 0;
 const NFTA_FIB_F_DADDR: u32 = 1 << 1;
+const NFTA_FIB_F_IIF: u32 = 1 << 3;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
@@ -431,7 +435,9 @@ impl Expression {
             | Expression::LoadCtReply(..)
             | Expression::StoreCt(..) => "ct",
             Expression::LoadRandom { .. } => "numgen",
-            Expression::LoadDestinationType(_) | Expression::LoadSourceType(_) => "fib",
+            Expression::LoadDestinationType(_)
+            | Expression::LoadDestinationTypeOnDevice(_)
+            | Expression::LoadSourceType(_) => "fib",
             Expression::Compare(..) => "cmp",
             Expression::Bitwise { .. } => "bitwise",
             Expression::LookupSet { .. }
@@ -500,6 +506,9 @@ impl Expression {
                 m.be32(NFTA_NG_OFFSET, 0);
             }
             Expression::LoadDestinationType(to) => write_fib(m, NFTA_FIB_F_DADDR, *to),
+            Expression::LoadDestinationTypeOnDevice(to) => {
+                write_fib(m, NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF, *to);
+            }
             Expression::LoadSourceType(to) => write_fib(m, NFTA_FIB_F_SADDR, *to),
             Expression::Compare(operation, register, value) => {
                 m.be32(NFTA_CMP_SREG, register.number());

@@ -17,9 +17,12 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
+/// Since Linux 5.18. Older kernels ignore it.
+const IFA_PROTO: u16 = 11;
 const IFA_F_NODAD: u32 = 0x02;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_TENTATIVE: u32 = 0x40;
+const IFA_F_PERMANENT: u32 = 0x80;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 
@@ -36,6 +39,19 @@ pub struct Address {
     pub duplicate: bool,
     /// Whether it is of global scope, not link-local.
     pub global: bool,
+    /// Whether it stays without a lifetime: set by an administrator or a program, not learnt from a router.
+    pub permanent: bool,
+    /// Number of the program that set it (`IFA_PROTO`). 0 if none is known.
+    pub protocol: u8,
+}
+
+/// How an address is added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressOptions {
+    /// Whether an IPv6 address waits for duplicate address detection.
+    pub detect_duplicates: bool,
+    /// Number of the program that owns it (`IFA_PROTO`). 0 leaves it out.
+    pub protocol: u8,
 }
 
 /// `struct ifaddrmsg`: family, prefix length, flags, scope, index.
@@ -52,9 +68,9 @@ fn ifaddr(m: &mut Writer, prefix: Prefix, link: IfIndex, flags: u8) {
     m.raw(&header);
 }
 
-pub(crate) fn add_request(link: IfIndex, prefix: Prefix, detect_duplicates: bool) -> Writer {
+pub(crate) fn add_request(link: IfIndex, prefix: Prefix, options: AddressOptions) -> Writer {
     let mut request = Writer::default();
-    let skip_detection = prefix.address().is_ipv6() && !detect_duplicates;
+    let skip_detection = prefix.address().is_ipv6() && !options.detect_duplicates;
     let flags = if skip_detection { IFA_F_NODAD } else { 0 };
     request.message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, |m| {
         ifaddr(m, prefix, link, flags as u8);
@@ -62,6 +78,9 @@ pub(crate) fn add_request(link: IfIndex, prefix: Prefix, detect_duplicates: bool
         m.ip(IFA_ADDRESS, prefix.address());
         if prefix.address().is_ipv4() && prefix.length() < 31 {
             m.ip(IFA_BROADCAST, prefix.last());
+        }
+        if options.protocol != 0 {
+            m.u8(IFA_PROTO, options.protocol);
         }
     });
     request
@@ -77,7 +96,17 @@ impl RouteSocket {
         prefix: Prefix,
         detect_duplicates: bool,
     ) -> Result<()> {
-        self.execute(add_request(link, prefix, detect_duplicates), || {
+        self.add_address_with(link, prefix, AddressOptions { detect_duplicates, protocol: 0 })
+    }
+
+    /// Like [`RouteSocket::add_address`], with the number of the program that owns the address.
+    pub fn add_address_with(
+        &mut self,
+        link: IfIndex,
+        prefix: Prefix,
+        options: AddressOptions,
+    ) -> Result<()> {
+        self.execute(add_request(link, prefix, options), || {
             format!("add address {prefix} to link {link}")
         })
     }
@@ -119,13 +148,14 @@ fn parse(payload: &[u8]) -> Option<Address> {
     let mut flags = u32::from(*payload.get(2)?);
     let global = *payload.get(3)? == RT_SCOPE_UNIVERSE;
     let link = IfIndex(read_u32(payload, 4)?);
-    let (mut local, mut address) = (None, None);
+    let (mut local, mut address, mut protocol) = (None, None, 0);
     for (kind, value) in attributes_after(payload, IFADDR_LEN) {
         match kind {
             // IFA_LOCAL is the link's own where the two differ (point to point).
             IFA_LOCAL => local = read_ip(value),
             IFA_ADDRESS => address = read_ip(value),
             IFA_FLAGS => flags = read_u32(value, 0)?,
+            IFA_PROTO => protocol = value.first().copied().unwrap_or(0),
             _ => {}
         }
     }
@@ -135,5 +165,7 @@ fn parse(payload: &[u8]) -> Option<Address> {
         tentative: flags & IFA_F_TENTATIVE != 0,
         duplicate: flags & IFA_F_DADFAILED != 0,
         global,
+        permanent: flags & IFA_F_PERMANENT != 0,
+        protocol,
     })
 }

@@ -330,6 +330,13 @@ impl RouteSocket {
         })
     }
 
+    /// Makes a link a port of a bridge.
+    pub fn set_master(&mut self, index: IfIndex, bridge: IfIndex) -> Result<()> {
+        self.execute(change(index, 0, 0, |m| m.u32(IFLA_MASTER, bridge.0)), || {
+            format!("make link {index} a port of bridge {bridge}")
+        })
+    }
+
     /// Switches promiscuous mode on or off.
     pub fn set_promiscuous(&mut self, index: IfIndex, on: bool) -> Result<()> {
         let flags = if on { IFF_PROMISC } else { 0 };

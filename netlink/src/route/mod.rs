@@ -5,6 +5,7 @@
 mod address;
 mod link;
 mod link_info;
+mod monitor;
 mod neighbour;
 mod port_vlan;
 mod qdisc;
@@ -16,9 +17,10 @@ mod route;
 #[cfg(test)]
 mod wire_tests;
 
-pub use address::Address;
+pub use address::{Address, AddressOptions};
 pub use link::{Bridge, Link, Veth, VethPeer, Vxlan};
 pub use link_info::{BridgePort, OperState, PortFlags, VxlanState};
+pub use monitor::RouteMonitor;
 pub use neighbour::Neighbour;
 pub use qdisc::{Qdisc, TokenBucket};
 pub use route::{Route, RouteFilter, Scope};

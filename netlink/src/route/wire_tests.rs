@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::address::add_request;
+use super::address::{AddressOptions, add_request};
 use super::link::{port_request, veth_request, vxlan_request};
 use super::neighbour::requests as neighbour_requests;
 use super::qdisc::{redirect_request, token_bucket_request};
@@ -175,23 +175,31 @@ fn a_port_flag_that_is_not_named_is_not_sent() {
 fn addresses() {
     // ip addr add 10.244.1.2/24 brd + dev eth0
     let v4 = "0218000004000000080002000af40102080001000af40102080004000af401ff";
-    let request = add_request(IfIndex(4), "10.244.1.2/24".parse().unwrap(), false);
+    let request =
+        add_request(IfIndex(4), "10.244.1.2/24".parse().unwrap(), AddressOptions::default());
     same((20, 0x605, v4), &request, 8, LEAF, &[]);
     // ip addr add 10.244.9.2/32 dev eth0
     let single = "0220000004000000080002000af40902080001000af40902";
-    let request = add_request(IfIndex(4), "10.244.9.2/32".parse().unwrap(), false);
+    let request =
+        add_request(IfIndex(4), "10.244.9.2/32".parse().unwrap(), AddressOptions::default());
     same((20, 0x605, single), &request, 8, LEAF, &[]);
     // ip addr add 10.244.8.2/31 dev eth0
     let pair = "021f000004000000080002000af40802080001000af40802";
-    let request = add_request(IfIndex(4), "10.244.8.2/31".parse().unwrap(), false);
+    let request =
+        add_request(IfIndex(4), "10.244.8.2/31".parse().unwrap(), AddressOptions::default());
     same((20, 0x605, pair), &request, 8, LEAF, &[]);
     // ip addr add fd00:1::3/64 dev eth0
     let detected = "0a4000000400000014000200fd00000100000000000000000000000314000100fd000001000000000000000000000003";
-    let request = add_request(IfIndex(4), "fd00:1::3/64".parse().unwrap(), true);
+    let request = add_request(
+        IfIndex(4),
+        "fd00:1::3/64".parse().unwrap(),
+        AddressOptions { detect_duplicates: true, ..AddressOptions::default() },
+    );
     same((20, 0x605, detected), &request, 8, LEAF, &[]);
     // ip addr add fd00:1::2/64 dev eth0 nodad
     let v6 = "0a4002000400000014000200fd00000100000000000000000000000214000100fd000001000000000000000000000002";
-    let request = add_request(IfIndex(4), "fd00:1::2/64".parse().unwrap(), false);
+    let request =
+        add_request(IfIndex(4), "fd00:1::2/64".parse().unwrap(), AddressOptions::default());
     same((20, 0x605, v6), &request, 8, LEAF, &[]);
 }
 
@@ -231,7 +239,8 @@ fn routes() {
 fn link_local_addresses_have_their_scope() {
     // ip addr add fe80::77/64 dev eth0 nodad
     let captured = "0a4002000400000014000200fe80000000000000000000000000007714000100fe800000000000000000000000000077";
-    let request = add_request(IfIndex(4), "fe80::77/64".parse().unwrap(), false);
+    let request =
+        add_request(IfIndex(4), "fe80::77/64".parse().unwrap(), AddressOptions::default());
     let except: &[(&[u16], &str)] =
         &[(&[], "ip leaves the scope at 0, and the kernel derives it; we say it (checked below)")];
     same((20, 0x605, captured), &request, 8, LEAF, except);

@@ -2,6 +2,7 @@
 //!
 //! `nft list table inet viaduct-host` shows them; docs/cni.md explains them.
 
+use super::plan::TablePlace;
 use netlink::nftables::{
     Chain, Compare, DataType, Expression, Hook, Meta, NatKind, Payload, Register, RuleTag, Set,
     SetData, Table, TableFamily, Transaction, Verdict,
@@ -19,6 +20,8 @@ pub(crate) const MASQUERADE: [&str; 2] = ["masquerade-4", "masquerade-6"];
 pub(crate) const MASQUERADE_EXCLUDE: [&str; 2] = ["masquerade-exclude-4", "masquerade-exclude-6"];
 pub(crate) const HOSTPORTS: [&str; 2] = ["hostports-4", "hostports-6"];
 pub(crate) const HOSTPORTS_ANY: [&str; 2] = ["hostports-any-4", "hostports-any-6"];
+/// Addresses of the node itself, on which ports on any address answer from everywhere.
+pub(crate) const NODE_ADDRESSES: [&str; 2] = ["node-addresses-4", "node-addresses-6"];
 pub(crate) const HAIRPIN: [&str; 2] = ["hairpin-4", "hairpin-6"];
 pub(crate) const DEVICES: &str = "devices";
 pub(crate) const LOOPS: &str = "loops";
@@ -36,6 +39,32 @@ const NFPROTO: [u8; 2] = [2, 10];
 const PRIORITY_RAW: i32 = -300;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_SRCNAT: i32 = 100;
+
+/// The table at a place.
+pub(super) fn table(place: TablePlace) -> Table<'static> {
+    match place {
+        TablePlace::Host => HOST_TABLE,
+        TablePlace::Bridge => BRIDGE_TABLE,
+    }
+}
+
+/// The rules of the table at a place.
+pub(super) fn ruleset(place: TablePlace) -> Ruleset {
+    match place {
+        TablePlace::Host => host(),
+        TablePlace::Bridge => bridge(),
+    }
+}
+
+/// Every set whose elements have owners.
+pub(super) fn owned_sets() -> impl Iterator<Item = (TablePlace, &'static str)> {
+    let host = [MASQUERADE, HAIRPIN, HOSTPORTS, HOSTPORTS_ANY]
+        .into_iter()
+        .flatten()
+        .chain([DEVICES, LOOPS]);
+    host.map(|set| (TablePlace::Host, set))
+        .chain([CHECKED, ALLOWED].map(|set| (TablePlace::Bridge, set)))
+}
 
 /// A table with its sets, chains and rules.
 pub(crate) struct Ruleset {
@@ -114,6 +143,7 @@ pub(crate) fn host() -> Ruleset {
         sets.push(Set { data: backend, ..set(HOSTPORTS[family], FRONTEND[family]) });
         let any: &[DataType] = &[DataType::InetProto, DataType::InetService];
         sets.push(Set { data: backend, ..set(HOSTPORTS_ANY[family], any) });
+        sets.push(set(NODE_ADDRESSES[family], SINGLE[family]));
     }
     let base =
         |name, kind, number, priority| Chain { name, hook: Some(Hook { kind, number, priority }) };
@@ -123,6 +153,7 @@ pub(crate) fn host() -> Ruleset {
         base("output", "nat", Hook::OUTPUT, PRIORITY_DSTNAT),
         base("postrouting", "nat", Hook::POSTROUTING, PRIORITY_SRCNAT),
         Chain { name: "hostports", hook: None },
+        Chain { name: ANY_ADDRESS, hook: None },
         Chain { name: "hostport-source", hook: None },
     ];
     let mut rules = loopback_guard();
@@ -135,7 +166,17 @@ pub(crate) fn host() -> Ruleset {
             Expression::Verdict(Verdict::Jump("hostports".into())),
         ],
     }));
+    rules.push(Rule {
+        chain: "prerouting",
+        comment: "to an address of the device it came in by: perhaps a host port on any address",
+        expressions: vec![
+            Expression::LoadDestinationTypeOnDevice(R0),
+            equal(R0, &LOCAL_ADDRESS.to_ne_bytes()),
+            Expression::Verdict(Verdict::Jump(ANY_ADDRESS.into())),
+        ],
+    });
     rules.extend(hostports());
+    rules.extend(hostports_on_any_address());
     rules.push(Rule {
         chain: "postrouting",
         comment: "through a host port: perhaps a new source",
@@ -224,7 +265,26 @@ fn mark_is_set() -> Vec<Expression> {
     ]
 }
 
-/// Marks the packet, translates it if it is for a host port, and takes the mark off again if not.
+const ANY_ADDRESS: &str = "hostports-any-address";
+
+/// Translates a packet to what `map` holds for the key in front of it, its protocol and port.
+fn translate(family: usize, map: &str, first: u32) -> [Expression; 4] {
+    [
+        Expression::LoadMeta(Meta::L4Proto, Register(first)),
+        Expression::LoadPayload(Payload::TH_DPORT, Register(first + 1)),
+        Expression::LookupMap { map: map.into(), key: R0, value: R0 },
+        Expression::Nat {
+            kind: NatKind::Destination,
+            family: NFPROTO[family],
+            address: R0,
+            port: Register(words(family)),
+        },
+    ]
+}
+
+/// Host ports on one address. Other packets go on to the ports on any address if they are for an address
+/// of the node itself: virtual addresses of Services (`kube-ipvs0`) and anycast addresses (`lo`) are local
+/// too, but other programs answer there.
 fn hostports() -> Vec<Rule> {
     let chain = "hostports";
     let mut rules = vec![Rule {
@@ -232,40 +292,61 @@ fn hostports() -> Vec<Rule> {
         comment: "mark what a host port translates",
         expressions: set_mark(true),
     }];
-    for family in [0, 1] {
-        let address = words(family);
-        let translate = |map: &str, first: u32| {
-            [
-                Expression::LoadMeta(Meta::L4Proto, Register(first)),
-                Expression::LoadPayload(Payload::TH_DPORT, Register(first + 1)),
-                Expression::LookupMap { map: map.into(), key: R0, value: R0 },
-                Expression::Nat {
-                    kind: NatKind::Destination,
-                    family: NFPROTO[family],
-                    address: R0,
-                    port: Register(address),
-                },
-            ]
-        };
-        let specific = of_family(family)
-            .into_iter()
-            .chain([Expression::LoadPayload(DADDR[family], R0)])
-            .chain(translate(HOSTPORTS[family], address));
-        let any = of_family(family)
-            .into_iter()
-            .chain(if family == 1 { not_to_loopback() } else { Vec::new() })
-            .chain(translate(HOSTPORTS_ANY[family], 0));
-        rules.push(Rule {
+    rules.extend([0, 1].map(|family| {
+        Rule {
             chain,
             comment: ["host ports on one IPv4 address", "host ports on one IPv6 address"][family],
-            expressions: specific.collect(),
-        });
-        rules.push(Rule {
+            expressions: of_family(family)
+                .into_iter()
+                .chain([Expression::LoadPayload(DADDR[family], R0)])
+                .chain(translate(family, HOSTPORTS[family], words(family)))
+                .collect(),
+        }
+    }));
+    rules.push(Rule { chain, comment: "no host port", expressions: set_mark(false) });
+    let jump = || Expression::Verdict(Verdict::Jump(ANY_ADDRESS.into()));
+    rules.push(Rule {
+        chain,
+        comment: "to the node's loopback",
+        expressions: of_family(0)
+            .into_iter()
+            .chain(in_loopback(Payload::IP_DADDR))
+            .chain([jump()])
+            .collect(),
+    });
+    rules.extend([0, 1].map(|family| {
+        let comment = ["to the node's own IPv4 address", "to the node's own IPv6 address"][family];
+        let expressions = of_family(family)
+            .into_iter()
+            .chain([
+                Expression::LoadPayload(DADDR[family], R0),
+                lookup(NODE_ADDRESSES[family], R0),
+                jump(),
+            ])
+            .collect();
+        Rule { chain, comment, expressions }
+    }));
+    rules
+}
+
+fn hostports_on_any_address() -> Vec<Rule> {
+    let chain = ANY_ADDRESS;
+    let mut rules = vec![Rule {
+        chain,
+        comment: "mark what a host port translates",
+        expressions: set_mark(true),
+    }];
+    rules.extend([0, 1].map(|family| {
+        Rule {
             chain,
             comment: ["host ports on any IPv4 address", "host ports on any IPv6 address"][family],
-            expressions: any.collect(),
-        });
-    }
+            expressions: of_family(family)
+                .into_iter()
+                .chain(if family == 1 { not_to_loopback() } else { Vec::new() })
+                .chain(translate(family, HOSTPORTS_ANY[family], 0))
+                .collect(),
+        }
+    }));
     rules.push(Rule { chain, comment: "no host port", expressions: set_mark(false) });
     rules
 }

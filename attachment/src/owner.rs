@@ -5,40 +5,59 @@
 //! So DEL and GC need no memory of what ADD did.
 
 use netlink::{MacAddress, fnv1a};
+use serde::{Deserialize, Serialize};
 
-use crate::ipam::Attachment;
-
-/// An attachment and its network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    pub(crate) network: String,
-    pub(crate) attachment: Attachment,
+/// One interface of one container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// The container's ID.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The interface's name in the container.
+    pub ifname: String,
 }
 
-/// What every link of ours begins with.
+impl std::fmt::Display for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.container_id, self.ifname)
+    }
+}
+
+/// An attachment and its network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// The network's name.
+    pub network: String,
+    /// The attachment.
+    #[serde(flatten)]
+    pub attachment: Attachment,
+}
+
+/// Prefix of the name of every link of an attachment.
 const LINK_PREFIX: &str = "vd";
 /// Base 32 without the letters that are easily mistaken.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl Owner {
     /// The node-side link: veth, 15 characters.
-    pub(crate) fn host_link(&self) -> String {
+    pub fn host_link(&self) -> String {
         format!("{}{}", link_prefix(&self.network), digits(self.hash("link"), 9))
     }
 
     /// The device that shapes what the container sends.
-    pub(crate) fn shaping_link(&self) -> String {
+    pub fn shaping_link(&self) -> String {
         format!("{}{}", link_prefix(&self.network), digits(self.hash("ifb"), 9))
     }
 
     /// The comment of every netfilter element of this attachment: `network/containerID/ifname`.
-    pub(crate) fn tag(&self) -> String {
+    pub fn tag(&self) -> String {
         let Attachment { container_id, ifname } = &self.attachment;
         format!("{}{}/{ifname}", tag_prefix(&self.network), shortened(container_id, 68))
     }
 
     /// An Ethernet address for one end of the link, where no IP address gives one.
-    pub(crate) fn mac(&self, end: &str) -> MacAddress {
+    pub fn mac(&self, end: &str) -> MacAddress {
         let [a, b, c, d, ..] = self.hash(end).to_be_bytes();
         MacAddress([0x0a, 0x56, a, b, c, d])
     }
@@ -50,12 +69,12 @@ impl Owner {
 }
 
 /// What the links of a network begin with: no other network's links do, so GC knows them.
-pub(crate) fn link_prefix(network: &str) -> String {
+pub fn link_prefix(network: &str) -> String {
     format!("{LINK_PREFIX}{}", digits(mixed(network.as_bytes()), 4))
 }
 
 /// What the comments of a network's netfilter elements begin with.
-pub(crate) fn tag_prefix(network: &str) -> String {
+pub fn tag_prefix(network: &str) -> String {
     format!("{}/", shortened(network, 40))
 }
 
