@@ -82,6 +82,8 @@ impl<'a> AddressSource<'a> {
     fn add_host_local(&self, config: &Config, ranges: &ipam::Config) -> Result<AddResult> {
         let Config { name, requested_ips, requested_mac, .. } = config;
         let attachment = self.attachment();
+        // What can fail comes before the reservation.
+        let dns = ranges.dns()?;
         let add = || ranges.add(name, &attachment, requested_ips, requested_mac.is_some());
         let given = self.with_room(ranges, add)?;
         let ip =
@@ -89,7 +91,7 @@ impl<'a> AddressSource<'a> {
         Ok(AddResult {
             ips: given.iter().map(ip).collect(),
             routes: ranges.routes().to_vec(),
-            dns: ranges.dns()?,
+            dns,
             stale_neighbours: given.iter().any(|a| a.stale_neighbours),
             ..AddResult::default()
         })
@@ -197,12 +199,10 @@ impl<'a> AddressSource<'a> {
 pub(crate) fn complete(config: &Config, mut result: AddResult) -> AddResult {
     if config.serves_gateway() {
         for ip in &mut result.ips {
-            let first = || {
-                let network = ip.address.network();
-                let number = netlink::to_number(network.first()) + 1;
-                netlink::from_number(network.family(), number)
-            };
-            ip.gateway = Some(ip.gateway.unwrap_or_else(first));
+            let network = ip.address.network();
+            let first = netlink::to_number(network.first()).checked_add(1);
+            let first = first.map(|number| netlink::from_number(network.family(), number));
+            ip.gateway = ip.gateway.or(first.filter(|first| network.contains(*first)));
         }
     }
     if config.is_default_gateway {

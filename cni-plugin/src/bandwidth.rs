@@ -45,13 +45,23 @@ impl Bandwidth {
         self.ingress.is_some() || self.egress.is_some()
     }
 
-    /// The token buckets of a pod whose link has this MTU.
-    pub(crate) fn limits(&self, _mtu: u32) -> Limits {
-        let bucket = |limit: Limit| {
-            let TokenBucket { rate, burst, limit } = limit.bucket();
+    /// The token buckets of a pod whose link has this MTU, and a line for each burst that had to be raised.
+    pub(crate) fn limits(&self, mtu: u32) -> (Limits, Vec<String>) {
+        let mut raised = Vec::new();
+        let mut bucket = |key: &str, limit: Limit| {
+            let fitting = limit.fitting(mtu);
+            if fitting != limit {
+                raised.push(format!(
+                    "bandwidth.{key} {} is raised to {}: one packet of the MTU {mtu} must fit",
+                    limit.burst, fitting.burst
+                ));
+            }
+            let TokenBucket { rate, burst, limit } = fitting.bucket();
             Bucket { rate, burst, limit }
         };
-        Limits { ingress: self.ingress.map(bucket), egress: self.egress.map(bucket) }
+        let ingress = self.ingress.map(|limit| bucket("ingressBurst", limit));
+        let egress = self.egress.map(|limit| bucket("egressBurst", limit));
+        (Limits { ingress, egress }, raised)
     }
 
     /// Whether the limits are in force.
@@ -101,7 +111,16 @@ fn limit(section: &Section<'_>, rate_key: &str, burst_key: &str) -> Result<Optio
     }
 }
 
+/// Bytes of an Ethernet header with a VLAN tag, which count in a bucket.
+const HEADER: u32 = 18;
+
 impl Limit {
+    /// The limit with a bucket that holds a packet: a smaller one passes none.
+    fn fitting(self, mtu: u32) -> Limit {
+        let packet = u64::from(mtu.saturating_add(HEADER)) * 8;
+        Limit { burst: self.burst.max(packet), ..self }
+    }
+
     fn bucket(self) -> TokenBucket {
         let rate = self.rate / 8;
         let burst = u32::try_from(self.burst / 8).unwrap_or(u32::MAX).max(1);
@@ -158,6 +177,16 @@ mod tests {
             let error = parse(value).unwrap_err();
             assert!(error.message.contains(word), "{error} should name {word}");
         }
+    }
+
+    #[test]
+    fn a_bucket_holds_a_packet() {
+        let small = json!({"ingressRate": 1_000_000, "ingressBurst": 8000,
+            "egressRate": 1_000_000, "egressBurst": 800_000});
+        let (limits, raised) = parse(small).unwrap().limits(1500);
+        assert_eq!(limits.ingress.unwrap().burst, 1518);
+        assert_eq!(limits.egress.unwrap().burst, 100_000);
+        assert!(raised.len() == 1 && raised[0].contains("ingressBurst 8000"), "{raised:?}");
     }
 
     #[test]

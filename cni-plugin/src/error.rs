@@ -62,12 +62,6 @@ impl CniError {
         self
     }
 
-    /// Puts what was being done in front of the message.
-    pub(crate) fn during(mut self, step: &str) -> CniError {
-        self.message = format!("{step}: {}", self.message);
-        self
-    }
-
     /// The error object of the specification, section 5.
     pub(crate) fn to_json(&self, cni_version: &str) -> Value {
         json!({

@@ -54,33 +54,30 @@ impl Vlans {
         self.access.is_some() || !self.trunk.is_empty()
     }
 
-    /// Puts a bridge port into its VLANs.
-    pub(crate) fn apply(&self, socket: &mut RouteSocket, port: IfIndex) -> Result<()> {
-        if !self.preserve_default && self.access != Some(DEFAULT_VLAN) {
-            for (vid, _) in socket.port_vlans(port)?.into_iter().filter(|(_, own)| *own) {
-                socket.delete_port_vlan(port, vid)?;
-            }
+    /// The VLANs that a port is in, each with whether it is the port's own. Empty if none is configured.
+    pub(crate) fn planned(&self) -> Vec<(u16, bool)> {
+        if !self.any() {
+            return Vec::new();
         }
-        if let Some(vid) = self.access {
-            socket.add_port_vlan(port, vid, true)?;
-        }
-        for vid in &self.trunk {
-            socket.add_port_vlan(port, *vid, false)?;
-        }
-        Ok(())
+        let default = (self.preserve_default || self.access.is_none()).then_some(DEFAULT_VLAN);
+        let mut planned: Vec<u16> =
+            self.trunk.iter().copied().chain(self.access).chain(default).collect();
+        planned.sort_unstable();
+        planned.dedup();
+        let own = self.access.unwrap_or(DEFAULT_VLAN);
+        planned.into_iter().map(|vid| (vid, vid == own)).collect()
     }
 
     /// Whether a bridge port is in its VLANs.
     pub(crate) fn check(&self, socket: &mut RouteSocket, port: IfIndex) -> Result<()> {
         let present = socket.port_vlans(port)?;
-        let wanted = self.access.map(|vid| (vid, true)).into_iter();
-        for (vid, own) in wanted.chain(self.trunk.iter().map(|vid| (*vid, false))) {
-            if !present.contains(&(vid, own)) {
+        match self.planned().iter().find(|vlan| !present.contains(vlan)) {
+            None => Ok(()),
+            Some((vid, _)) => {
                 let message = format!("the container's bridge port is not in VLAN {vid}");
-                return Err(crate::error::CniError::new(code::CHECK_FAILED, message));
+                Err(crate::error::CniError::new(code::CHECK_FAILED, message))
             }
         }
-        Ok(())
     }
 }
 
@@ -100,6 +97,22 @@ mod tests {
         );
         let vlans = vlans.unwrap();
         assert_eq!((vlans.access, vlans.trunk), (Some(10), vec![5, 7, 100, 101, 102]));
+    }
+
+    #[test]
+    fn a_trunk_keeps_the_access_vlan_the_ports_own() {
+        for (value, planned) in [
+            (json!({}), vec![]),
+            (
+                json!({"vlan": 10, "vlanTrunk": [{"minID": 9, "maxID": 11}]}),
+                vec![(1, false), (9, false), (10, true), (11, false)],
+            ),
+            (json!({"vlan": 10, "preserveDefaultVlan": false}), vec![(10, true)]),
+            (json!({"vlan": 1, "preserveDefaultVlan": false}), vec![(1, true)]),
+            (json!({"vlanTrunk": [{"id": 5}]}), vec![(1, true), (5, false)]),
+        ] {
+            assert_eq!(parse(value.clone()).unwrap().planned(), planned, "{value}");
+        }
     }
 
     #[test]

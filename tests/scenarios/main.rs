@@ -10,6 +10,7 @@ mod bridge;
 mod chained;
 mod crash;
 mod daemon;
+mod file_systems;
 mod harness;
 mod hostile_input;
 mod hostport;
@@ -39,6 +40,15 @@ fn gc(node: &Node, network: &Network, valid: Option<&[&str]>) -> CniOutput {
         config["cni.dev/valid-attachments"] = list.into();
     }
     Cni::new("GC", &config).run(node.namespace())
+}
+
+/// GC of a configuration with valid container IDs on eth0.
+fn gc_of(config: &Value, valid: &[&str]) -> Cni {
+    let mut config = config.clone();
+    let list: Vec<Value> =
+        valid.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
+    config["cni.dev/valid-attachments"] = list.into();
+    Cni::new("GC", &config)
 }
 
 /// STATUS of a network.

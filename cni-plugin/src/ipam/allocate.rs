@@ -107,7 +107,12 @@ fn candidates(set: &RangeSet, last: Option<IpAddr>) -> impl Iterator<Item = (&Ra
         None => (0, None),
     };
     let first = &ranges[start];
-    let head = after.map_or(first.first, |last| last + 1)..=first.last;
+    let head = match after {
+        None => first.first..=first.last,
+        Some(last) if last < first.last => last + 1..=first.last,
+        // Nothing is behind the last one, which may be the highest address that there is.
+        Some(_) => 1..=0,
+    };
     let tail = after.map(|last| (first, first.first..=last));
     let whole = |range: &Range| range.first..=range.last;
     let others = ranges[start + 1..].iter().chain(&ranges[..start]);
@@ -143,6 +148,14 @@ mod tests {
         let set = RangeSet::parse(&ranges, "test").unwrap();
         let last = last.map(|last| last.parse().unwrap());
         candidates(&set, last).map(|(_, address)| address.to_string()).collect()
+    }
+
+    #[test]
+    fn the_order_survives_the_highest_address() {
+        let ranges = json!([{"subnet": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8/125"}]);
+        let highest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let order = order(ranges, Some(highest));
+        assert_eq!((order.len(), order[5].as_str()), (6, highest));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Config {
         chosen_mac: bool,
     ) -> Result<Vec<Allocation>> {
         let store = self.store(network)?;
-        store.forget_earlier_boots()?;
+        store.forget_earlier_boots(self.range_sets.len())?;
         if let Some(address) = store.held(attachment, self.range_sets.len())? {
             return Err(Error::AlreadyAllocated {
                 attachment: attachment.clone(),
@@ -201,9 +201,10 @@ impl Config {
     ) -> Result<Vec<(Attachment, IpAddr)>> {
         let Some(store) = self.existing_store(network)? else { return Ok(Vec::new()) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let since = now.saturating_sub(NEW).as_secs() as i64;
+        // A reservation of the future is of a time before the clock was set back.
+        let new = now.saturating_sub(NEW).as_secs() as i64..=(now + NEW).as_secs() as i64;
         let mut freed = Vec::new();
-        for reservation in store.own_before(since, self.range_sets.len())? {
+        for reservation in store.own_outside(&new, self.range_sets.len())? {
             if let Some(attachment) = reservation.attachment().filter(&is_dead) {
                 store.release(reservation.address)?;
                 freed.push((attachment, reservation.address));

@@ -49,6 +49,8 @@ impl Written<'_> {
     fn address(&self, key: &str, family: Family) -> Result<Option<IpAddr>> {
         let Some(text) = self.text(key)? else { return Ok(None) };
         let address: IpAddr = text.parse().map_err(|_| self.error(key, "is not an IP address"))?;
+        // Plugins in Go read an IPv4-mapped address as IPv4.
+        let address = address.to_canonical();
         if Family::of(address) != family {
             return Err(self.error(key, format!("is not {family} like the subnet")));
         }
@@ -67,6 +69,9 @@ impl Range {
         if !subnet.is_network() {
             let problem = format!("has host bits set, write {}", subnet.network());
             return Err(written.error("subnet", problem));
+        }
+        if subnet.address().to_canonical() != subnet.address() {
+            return Err(written.error("subnet", "holds IPv4-mapped addresses, write it as IPv4"));
         }
         let family = subnet.family();
         if subnet.length() > family.bits() - 2 {

@@ -1,7 +1,8 @@
 //! The folder of a network: reservations on disk, under the lock that `host-local` takes too.
 //!
 //! A reservation is written to an unnamed file first and then linked to its name, which fails if the
-//! name is there: it appears whole, or not at all, and never twice. A file without an owner in it can
+//! name is there: it appears whole, or not at all, and never twice. File systems without unnamed files or
+//! hard links get a new file under a temporary name that is renamed, which the lock makes as safe. A file without an owner in it can
 //! therefore only come from a write that was cut short (the reference plugin creates first and writes
 //! then; a disk loses what was not synced), and it is nobody's while we hold the lock.
 //!
@@ -9,9 +10,11 @@
 //! one look-up whether its attachment has an address already, however many pods the node has. It is
 //! believed only while it is a second name: if the first one goes, by whomever, it counts for nothing.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +31,7 @@ use crate::environment::is_identifier;
 /// The reference plugin's lock file.
 const LOCK: &str = "lock";
 const BOOT_ID: &str = "viaduct-boot-id";
-/// Where a file system has no unnamed files, and for files that are replaced.
+/// The name of a file that is about to replace another one.
 const TEMPORARY: &str = "viaduct-temporary";
 /// Bytes of a file that are looked at: no container ID is nearly as long.
 const CONTENT_MAX: usize = 512;
@@ -43,6 +46,16 @@ impl Content {
     fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
+}
+
+/// Why an unnamed file has no name yet.
+enum Unlinked {
+    /// The name is taken.
+    Taken,
+    /// The file system cannot link it.
+    Unsupported,
+    /// Another failure.
+    Failed(Errno),
 }
 
 /// A network's folder, locked.
@@ -177,33 +190,71 @@ impl Store {
         Ok(reservations)
     }
 
-    /// An address that this attachment has from us, in the first `sets` range sets.
+    /// An address that this attachment has, from us in the first `sets` range sets or from the reference
+    /// plugin.
+    ///
+    /// Our own reservations have a second name by their owner. So of the files in the folder only those
+    /// without one are read.
     pub(super) fn held(&self, attachment: &Attachment, sets: usize) -> Result<Option<IpAddr>> {
-        let marked = (0..sets).any(|set| {
-            let stat = statat(&self.dir, mark(attachment, set), AtFlags::empty());
-            stat.is_ok_and(|stat| stat.st_nlink > 1)
-        });
-        if !marked {
-            return Ok(None);
+        let failed = |errno| io_error("list folder", &self.path, errno);
+        let own: Vec<String> = (0..sets).map(|set| mark(attachment, set)).collect();
+        let (mut addresses, mut marked, mut suspects) =
+            (Vec::new(), HashSet::new(), HashSet::new());
+        for entry in Dir::read_from(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.starts_with(MARK_PREFIX) {
+                marked.insert(entry.ino());
+                if own.iter().any(|own| own == name) {
+                    suspects.insert(entry.ino());
+                }
+            } else if let Ok(address) = name.parse::<IpAddr>() {
+                addresses.push((address, entry.ino()));
+            }
         }
-        let reservations = self.reservations()?;
-        Ok(reservations.iter().find(|r| r.belongs_to(attachment)).map(|r| r.address))
+        for (address, inode) in addresses {
+            if marked.contains(&inode) && !suspects.contains(&inode) {
+                continue;
+            }
+            let name = address.to_string();
+            match self.read(&name) {
+                Ok(content) => {
+                    let reservation = Reservation::parse(address, content.bytes());
+                    if reservation.belongs_to(attachment) {
+                        return Ok(Some(address));
+                    }
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.error("read reservation", &name, errno)),
+            }
+        }
+        Ok(None)
     }
 
-    /// Our own reservations in the first `sets` range sets that were made before `since` (seconds since 1970).
-    /// Those of the reference plugin have no second name of ours.
-    pub(super) fn own_before(&self, since: i64, sets: usize) -> Result<Vec<Reservation>> {
+    /// Whether a reservation has a second name of ours.
+    fn is_own(&self, reservation: &Reservation, sets: usize) -> bool {
         let stat = |name: &str| statat(&self.dir, name, AtFlags::empty()).ok();
-        let is_own_and_old = |reservation: &Reservation| {
-            let Some(first) = stat(&reservation.address.to_string()) else { return false };
-            let Some(owner) = reservation.attachment() else { return false };
-            let mut seconds = (0..sets).filter_map(|set| stat(&mark(&owner, set)));
-            first.st_mtime < since
-                && seconds
-                    .any(|second| (second.st_dev, second.st_ino) == (first.st_dev, first.st_ino))
+        let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let Some(first) = stat(&reservation.address.to_string()).map(identity) else {
+            return false;
+        };
+        let Some(owner) = reservation.attachment() else { return false };
+        (0..sets).any(|set| stat(&mark(&owner, set)).map(identity) == Some(first))
+    }
+
+    /// Our own reservations in the first `sets` range sets that were made outside a time (seconds since 1970).
+    /// Those of the reference plugin have no second name of ours.
+    pub(super) fn own_outside(
+        &self,
+        new: &RangeInclusive<i64>,
+        sets: usize,
+    ) -> Result<Vec<Reservation>> {
+        let is_old = |reservation: &Reservation| {
+            let stat = statat(&self.dir, reservation.address.to_string(), AtFlags::empty());
+            stat.is_ok_and(|stat| !new.contains(&stat.st_mtime))
         };
         let mut reservations = self.reservations()?;
-        reservations.retain(is_own_and_old);
+        reservations.retain(|reservation| is_old(reservation) && self.is_own(reservation, sets));
         Ok(reservations)
     }
 
@@ -235,21 +286,30 @@ impl Store {
     ) -> Result<bool> {
         let name = address.to_string();
         let content = format!("{}\r\n{}", attachment.container_id, attachment.ifname);
-        let file = self
-            .write_unnamed(content.as_bytes())
-            .map_err(|errno| self.error("reserve", &name, errno))?;
+        let failed = |errno| self.error("reserve", &name, errno);
+        let unnamed = self.write_unnamed(content.as_bytes()).map_err(failed)?;
         for _ in 0..2 {
-            match self.link(&file, &name) {
+            let taken = match &unnamed {
+                Some(file) => self.link(file, &name),
+                None => Err(Unlinked::Unsupported),
+            };
+            match taken {
                 Ok(()) => {
                     self.mark(&name, attachment, set);
                     return Ok(true);
                 }
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(self.error("reserve", &name, errno)),
+                Err(Unlinked::Failed(errno)) => return Err(failed(errno)),
+                Err(Unlinked::Taken | Unlinked::Unsupported) => {}
             }
             let holder = self.read(&name);
             if holder.is_ok_and(|file| Reservation::parse(address, file.bytes()).has_owner()) {
                 return Ok(false);
+            }
+            if matches!(taken, Err(Unlinked::Unsupported)) {
+                // The lock is ours, so the name stays without an owner until it is replaced.
+                self.replace(&name, content.as_bytes()).map_err(failed)?;
+                self.mark(&name, attachment, set);
+                return Ok(true);
             }
             self.release(address)?;
         }
@@ -285,40 +345,55 @@ impl Store {
         }
     }
 
-    /// A file without a name, or where the file system has none of that kind, a temporary one.
-    fn write_unnamed(&self, content: &[u8]) -> std::result::Result<OwnedFd, Errno> {
-        let mode = Mode::from_raw_mode(0o600);
-        let unnamed = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = match openat(&self.dir, ".", unnamed, mode) {
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                return self.write_temporary(content);
+    /// A file without a name. `None` where the file system has none of that kind.
+    fn write_unnamed(&self, content: &[u8]) -> std::result::Result<Option<OwnedFd>, Errno> {
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = match openat(&self.dir, ".", flags, Mode::from_raw_mode(0o600)) {
+            // Also what kernels and file systems answer that do not know the flag.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT | Errno::NOSYS) => {
+                return Ok(None);
             }
             other => other?,
         };
         write_all(&file, content)?;
-        Ok(file)
+        Ok(Some(file))
     }
 
-    fn write_temporary(&self, content: &[u8]) -> std::result::Result<OwnedFd, Errno> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let file = openat(&self.dir, TEMPORARY, flags, Mode::from_raw_mode(0o600))?;
-        if let Err(errno) = write_all(&file, content) {
-            let _ = unlinkat(&self.dir, TEMPORARY, AtFlags::empty());
-            return Err(errno);
-        }
-        Ok(file)
-    }
-
-    fn link(&self, file: &OwnedFd, name: &str) -> std::result::Result<(), Errno> {
+    /// Gives an unnamed file its name.
+    fn link(&self, file: &OwnedFd, name: &str) -> std::result::Result<(), Unlinked> {
         let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
         match linkat(CWD, unnamed, &self.dir, name, AtFlags::SYMLINK_FOLLOW) {
-            Err(Errno::XDEV | Errno::NOENT) => {}
-            other => return other,
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => Err(Unlinked::Taken),
+            // No /proc, or a file system without hard links.
+            Err(
+                Errno::XDEV
+                | Errno::NOENT
+                | Errno::PERM
+                | Errno::OPNOTSUPP
+                | Errno::NOSYS
+                | Errno::MLINK,
+            ) => Err(Unlinked::Unsupported),
+            Err(errno) => Err(Unlinked::Failed(errno)),
         }
-        // No /proc, or a temporary file on a file system that cannot link by descriptor.
-        let linked = linkat(&self.dir, TEMPORARY, &self.dir, name, AtFlags::empty());
-        let _ = unlinkat(&self.dir, TEMPORARY, AtFlags::empty());
-        linked
+    }
+
+    /// Puts a file with this content at a name, in place of another one, as a whole. Uses no hard link.
+    ///
+    /// The file is a new one: what a kill left under the temporary name may be the file of a reservation.
+    fn replace(&self, name: &str, content: &[u8]) -> std::result::Result<(), Errno> {
+        match unlinkat(&self.dir, TEMPORARY, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&self.dir, TEMPORARY, flags, Mode::from_raw_mode(0o600))?;
+        let written = write_all(&file, content)
+            .and_then(|()| renameat(&self.dir, TEMPORARY, &self.dir, name));
+        if written.is_err() {
+            let _ = unlinkat(&self.dir, TEMPORARY, AtFlags::empty());
+        }
+        written
     }
 
     /// Frees an address; one that is free is no failure.
@@ -358,14 +433,16 @@ impl Store {
     /// Drops the reservations that were made before this boot: no network namespace survives one.
     ///
     /// A folder that the reference plugin made has no mark of a boot, and keeps everything.
-    pub(super) fn forget_earlier_boots(&self) -> Result<()> {
+    pub(super) fn forget_earlier_boots(&self, sets: usize) -> Result<()> {
         match Boot::current() {
-            Some(boot) => self.forget_before(&boot),
+            Some(boot) => self.forget_before(&boot, sets),
             None => Ok(()), // no /proc: nothing can be known
         }
     }
 
-    pub(super) fn forget_before(&self, boot: &Boot) -> Result<()> {
+    /// Another boot's identity alone proves that our own reservations are of an earlier boot, whatever the
+    /// clock says. Those of the reference plugin, which makes new ones without that mark, go by their time.
+    pub(super) fn forget_before(&self, boot: &Boot, sets: usize) -> Result<()> {
         let mark = self.read(BOOT_ID).ok();
         let marked = mark.as_ref().map(Content::bytes).unwrap_or_default();
         if marked == boot.id.as_bytes() {
@@ -376,15 +453,14 @@ impl Store {
             for reservation in self.reservations()? {
                 let name = reservation.address.to_string();
                 let modified = statat(&self.dir, name.as_str(), AtFlags::empty());
-                if modified.is_ok_and(|stat| stat.st_mtime < since) {
+                if modified.is_ok_and(|stat| stat.st_mtime < since)
+                    || self.is_own(&reservation, sets)
+                {
                     self.release(reservation.address)?;
                 }
             }
         }
-        let written = self
-            .write_temporary(boot.id.as_bytes())
-            .and_then(|_| renameat(&self.dir, TEMPORARY, &self.dir, BOOT_ID));
-        if let Err(errno) = written {
+        if let Err(errno) = self.replace(BOOT_ID, boot.id.as_bytes()) {
             eprintln!("viaduct: {}", self.error("write", BOOT_ID, errno));
         }
         Ok(())

@@ -204,12 +204,18 @@ fn a_reboot_frees_what_was_reserved_before_it() {
     let folder = Folder::new();
     let config = folder.config(small());
     config.add(NETWORK, &attachment("before"), &[], false).unwrap();
+    folder.put("10.1.2.6", "theirs\r\neth0");
     let forget = |id: &str, since: fn() -> Option<i64>| {
         let store = config.store(NETWORK).unwrap();
-        store.forget_before(&Boot { id: id.to_owned(), since }).unwrap();
+        store.forget_before(&Boot { id: id.to_owned(), since }, 1).unwrap();
     };
+    // A clock that starts in 1970 says that both were made after the boot.
     forget("next-boot", || Some(0));
-    assert_eq!(folder.addresses().len(), 1, "made after the boot, by its time");
+    assert_eq!(
+        folder.addresses(),
+        ["10.1.2.6"],
+        "ours is of another boot, whatever the clock says"
+    );
     forget("next-boot", || Some(i64::MAX));
     assert_eq!(folder.addresses().len(), 1, "still the same boot");
     forget("boot-after-that", || Some(i64::MAX));
@@ -222,7 +228,7 @@ fn a_folder_of_the_reference_plugin_survives_the_first_look() {
     folder.put("10.1.2.2", "theirs\r\neth0");
     let config = folder.config(small());
     let store = config.store(NETWORK).unwrap();
-    store.forget_before(&Boot { id: "any".to_owned(), since: || Some(i64::MAX) }).unwrap();
+    store.forget_before(&Boot { id: "any".to_owned(), since: || Some(i64::MAX) }, 1).unwrap();
     drop(store);
     assert!(folder.has("10.1.2.2") && folder.has("viaduct-boot-id"));
 }

@@ -5,7 +5,6 @@ use netlink::{Link, RouteSocket};
 
 use crate::config::Config;
 use crate::error::{CniError, Result, code};
-use crate::vlan::Vlans;
 
 /// The bridge of the configuration, if it is there and a bridge.
 pub(crate) fn find(socket: &mut RouteSocket, config: &Config) -> Result<Option<Link>> {
@@ -96,20 +95,6 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// The VLANs that a port is in, each with whether it is the port's own. Empty if the configuration has none.
-fn planned_vlans(vlans: &Vlans) -> Vec<(u16, bool)> {
-    if !vlans.any() {
-        return Vec::new();
-    }
-    let default = (vlans.preserve_default || vlans.access.is_none()).then_some(1);
-    let mut planned: Vec<u16> =
-        vlans.trunk.iter().copied().chain(vlans.access).chain(default).collect();
-    planned.sort_unstable();
-    planned.dedup();
-    let own = vlans.access.unwrap_or(1);
-    planned.into_iter().map(|vid| (vid, vid == own)).collect()
-}
-
 /// The bridge's part of a record.
 pub(crate) fn link_record(config: &Config, found: Option<&Link>) -> LinkRecord {
     LinkRecord::Bridge {
@@ -118,7 +103,7 @@ pub(crate) fn link_record(config: &Config, found: Option<&Link>) -> LinkRecord {
         hairpin: config.hairpin,
         isolated: config.port_isolation,
         promiscuous: config.promiscuous,
-        vlans: planned_vlans(&config.vlans),
+        vlans: config.vlans.planned(),
         force_address: config.force_address,
     }
 }

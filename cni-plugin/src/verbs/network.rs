@@ -11,6 +11,7 @@ use overlay::{Overlay, Underlay, diff, plan};
 use super::Request;
 use crate::addresses::AddressSource;
 use crate::config::{Config, Ipam, Mode, OverlayConfig};
+use crate::environment::Command;
 use crate::error::{CniError, Result, code};
 use crate::hostport;
 use crate::link::bridge;
@@ -100,6 +101,10 @@ pub(super) fn record(
         (true, Some(_)) => Forwarding::Device,
         (true, None) => Forwarding::Node,
     };
+    let (limits, raised) = config.bandwidth.limits(mtu);
+    if request.environment.command == Command::Add {
+        raised.iter().for_each(|line| eprintln!("viaduct: {line}"));
+    }
     Ok(Record {
         owner: request.owner(),
         link: match config.mode {
@@ -113,7 +118,7 @@ pub(super) fn record(
         masquerade_exclusions: config.masquerade.then(|| config.masquerade_exclude.clone()),
         host_ports: hostport::resolve(&config.port_mappings, &pod_ips(result))?,
         allowed_mac: mac.filter(|_| config.mac_spoof_check),
-        limits: config.bandwidth.limits(mtu),
+        limits,
         forwarding,
     })
 }
