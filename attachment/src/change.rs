@@ -6,10 +6,9 @@ use netlink::{
     AddressOptions, Bridge, IfIndex, Link, PortFlags, Prefix, Route, RouteSocket, Scope, sysctl,
 };
 
+use crate::advertisements::{IPV6_FORWARDING, enable_ipv6_forwarding};
 use crate::state::AddressOwner;
 use crate::{BridgeState, Error, PROTOCOL, Result, sysctls};
-
-const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// One difference, in the words of what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,11 +92,11 @@ impl Change {
                 socket.enable_vlan_filtering(index).map_err(no_vlan_filtering)?;
             }
             Change::SetSysctl(name, value) => {
-                if name == IPV6_FORWARDING && sysctl::read(name).is_ok_and(|found| found != *value)
-                {
-                    crate::advertisements::keep_on_uplinks(socket)?;
+                if name == IPV6_FORWARDING {
+                    enable_ipv6_forwarding(socket)?;
+                } else {
+                    set_sysctl(name, value)?;
                 }
-                set_sysctl(name, value)?;
             }
             Change::AddAddress { device, address, owner, detect_duplicates } => {
                 let protocol = if *owner == AddressOwner::Viaduct { PROTOCOL } else { 0 };

@@ -2,6 +2,7 @@
 
 use netlink::RouteSocket;
 
+use crate::advertisements::keep_on_late_uplinks;
 use crate::diff::owned_but_undesired;
 use crate::observe::{LinkNames, observe};
 use crate::{Change, LinkRecord, Record, Records, Result, State, diff, netfilter, plan};
@@ -20,8 +21,10 @@ pub struct Repair {
 pub struct Report {
     /// What was repaired.
     pub repairs: Vec<Repair>,
-    /// What could not be repaired and why, one sentence each.
+    /// What is left out or contradicts, one sentence each.
     pub problems: Vec<String>,
+    /// What could not be repaired and why, one sentence each.
+    pub failures: Vec<String>,
     /// Attachments whose link is there.
     pub attachments: usize,
 }
@@ -62,6 +65,13 @@ impl Converger {
             self.apply(change, &mut report);
         }
         self.repair_limits(&live, &mut report);
+        match keep_on_late_uplinks(&self.records, &links) {
+            Ok(kept) => report.repairs.extend(kept.into_iter().map(|name| Repair {
+                kind: "sysctl",
+                damage: format!("sysctl {name} of an uplink was 1 although the node forwards"),
+            })),
+            Err(error) => report.failures.push(error.to_string()),
+        }
         match netfilter::converge(&self.records) {
             Ok(outcome) => {
                 report.problems.extend(outcome.notices);
@@ -69,7 +79,7 @@ impl Converger {
                     outcome.repairs.into_iter().map(|damage| Repair { kind: "netfilter", damage }),
                 );
             }
-            Err(error) => report.problems.push(error.to_string()),
+            Err(error) => report.failures.push(error.to_string()),
         }
         for change in &late {
             self.apply(change, &mut report);
@@ -83,7 +93,7 @@ impl Converger {
                 let (kind, damage) = (change.kind(), change.to_string());
                 report.repairs.push(Repair { kind, damage });
             }
-            Err(error) => report.problems.push(format!("{change}: {error}")),
+            Err(error) => report.failures.push(format!("{change}: {error}")),
         }
     }
 
@@ -107,7 +117,7 @@ impl Converger {
             match repair() {
                 Ok(true) => report.repairs.push(Repair { kind: "limit", damage }),
                 Ok(false) => {}
-                Err(error) => report.problems.push(format!("{damage}: {error}")),
+                Err(error) => report.failures.push(format!("{damage}: {error}")),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! ADD writes the record last and DEL removes it first. So a record exists only while the attachment is
 //! complete, and a comparison that runs beside ADD or DEL repairs nothing that these are about to change.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ use crate::{Error, HostPort, Owner, Result};
 /// Runtime state of all parts of Viaduct. It does not survive a reboot, as attachments do not.
 const RUN_FOLDER: &str = "/run/viaduct";
 const SUFFIX: &str = ".json";
+const IPV6_NOTE: &str = "ipv6-forwarding";
+const OVERLAY_SUFFIX: &str = ".overlay";
 
 /// How the node reaches a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +218,65 @@ impl Records {
         }
         dated.sort_by(|(a, first), (b, second)| (a, &first.owner).cmp(&(b, &second.owner)));
         Ok((dated.into_iter().map(|(_, record)| record).collect(), problems))
+    }
+}
+
+/// Networks whose overlay the plugin keeps by itself, each with its tunnel device. A network without a tunnel
+/// has plain routes.
+impl Records {
+    /// Notes that a network keeps an overlay. Writes only what differs.
+    pub fn note_overlay(&self, network: &str, device: Option<&str>) -> Result<()> {
+        let path = self.overlay_path(network);
+        let device = device.unwrap_or_default();
+        if fs::read_to_string(&path).is_ok_and(|known| known == device) {
+            return Ok(());
+        }
+        let written = fs::create_dir_all(&self.0).and_then(|()| fs::write(&path, device));
+        written.map_err(failed("note the overlay in", &path))
+    }
+
+    /// The overlay that was noted for a network.
+    pub fn overlay(&self, network: &str) -> Option<Option<String>> {
+        let device = fs::read_to_string(self.overlay_path(network)).ok()?;
+        Some(Some(device).filter(|device| !device.is_empty()))
+    }
+
+    /// Forgets the overlay of a network.
+    pub fn forget_overlay(&self, network: &str) {
+        let _ = fs::remove_file(self.overlay_path(network));
+    }
+
+    /// The tunnel devices of all noted overlays but one network's, and whether one has plain routes.
+    pub fn overlays_except(&self, network: &str) -> (BTreeSet<String>, bool) {
+        let (mut devices, mut direct) = (BTreeSet::new(), false);
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(other) = name.to_str().and_then(|name| name.strip_suffix(OVERLAY_SUFFIX))
+            else {
+                continue;
+            };
+            match self.overlay(other).filter(|_| other != network) {
+                Some(Some(device)) => drop(devices.insert(device)),
+                Some(None) => direct = true,
+                None => {}
+            }
+        }
+        (devices, direct)
+    }
+
+    /// Notes that IPv6 forwarding was off before we switched it on.
+    pub(crate) fn note_ipv6_forwarding(&self) {
+        // Without the note, uplinks that appear later are left alone.
+        let _ = fs::create_dir_all(&self.0).and_then(|()| fs::write(self.0.join(IPV6_NOTE), ""));
+    }
+
+    /// Whether IPv6 forwarding was off before we switched it on.
+    pub(crate) fn has_ipv6_forwarding_note(&self) -> bool {
+        self.0.join(IPV6_NOTE).exists()
+    }
+
+    fn overlay_path(&self, network: &str) -> PathBuf {
+        self.0.join(format!("{network}{OVERLAY_SUFFIX}"))
     }
 }
 

@@ -1,9 +1,13 @@
 //! Making it so: [`Changes::apply`], and [`Overlay`], which remembers what was committed.
 
+use std::collections::BTreeSet;
+
 use netlink::{
-    IfIndex, Link, Neighbour, Prefix, Route, RouteBatch, RouteSocket, Vxlan, ethtool, sysctl,
+    Errno, Family, IfIndex, Link, Neighbour, Prefix, Route, RouteBatch, RouteFilter, RouteSocket,
+    Vxlan, VxlanState, ethtool, sysctl,
 };
 
+use crate::config::VXLAN_DEVICE_PREFIX;
 use crate::diff::{Changes, DeviceChange, diff};
 use crate::plan::Plan;
 use crate::state::{Device, PeerRoute, State, Through};
@@ -102,12 +106,29 @@ fn create(socket: &mut RouteSocket, device: &Device) -> Result<()> {
         mac: device.mac,
         mtu: device.mtu,
     });
+    let is_ours = created.is_ok();
     match created {
-        // Somebody else was faster, with the same plan: what follows is idempotent.
-        Err(error) if error.already_exists() => {}
-        other => other?,
+        // Another process was faster, with the same plan, or another device has the network identifier.
+        Err(error) if error.already_exists() && socket.link_by_name(&device.name)?.is_some() => {}
+        Err(error) => return Err(rival(socket, device)?.unwrap_or(error.into())),
+        Ok(()) => {}
     }
-    adjust(socket, device)
+    adjust(socket, device).inspect_err(|_| {
+        if is_ours {
+            // It cannot be used, and would be in the way of the next attempt.
+            let _ = socket.delete_link_by_name(&device.name);
+        }
+    })
+}
+
+/// The error that names another VXLAN device with our network identifier or our port, if there is one.
+fn rival(socket: &mut RouteSocket, device: &Device) -> Result<Option<Error>> {
+    let links = socket.links()?;
+    let mut others = links.into_iter().filter(|link| link.name != device.name);
+    Ok(others.find_map(|link| {
+        let VxlanState { vni, port, .. } = link.vxlan?;
+        (port == device.port).then_some(Error::Rival { name: link.name, vni, port })
+    }))
 }
 
 /// Brings an existing device to its settings. Its address comes before its state, so that no packet
@@ -118,7 +139,16 @@ fn adjust(socket: &mut RouteSocket, device: &Device) -> Result<()> {
         let kind = link.kind.unwrap_or_else(|| "physical device".into());
         return Err(Error::NotVxlan { name: link.name, kind });
     }
-    sysctl::ensure_if_present(&format!("net/ipv6/conf/{}/accept_ra", device.name), "0")?;
+    let setting = |name: &str| format!("net/ipv6/conf/{}/{name}", device.name);
+    // It only hardens, and /proc/sys may be read-only.
+    if let Err(error) = sysctl::ensure_if_present(&setting("accept_ra"), "0")
+        && !matches!(error.errno, Errno::ROFS | Errno::ACCESS | Errno::PERM)
+    {
+        return Err(error.into());
+    }
+    if device.addresses.iter().any(|address| address.family() == Family::V6) {
+        sysctl::ensure_if_present(&setting("disable_ipv6"), "0")?;
+    }
     if link.mtu != device.mtu {
         socket.set_mtu(link.index, device.mtu)?;
     }
@@ -141,9 +171,52 @@ fn adjust(socket: &mut RouteSocket, device: &Device) -> Result<()> {
         socket.delete_address(link.index, stray.prefix)?;
     }
     if !link.up {
-        socket.set_up(link.index)?;
+        match socket.set_up(link.index) {
+            Err(error) if error.errno == Errno::ADDRINUSE => {
+                return Err(rival(socket, device)?.unwrap_or(error.into()));
+            }
+            other => other?,
+        }
     }
     Ok(())
+}
+
+/// Removes what overlays left: tunnel devices but those named in `keep`, and the routes that carry our
+/// protocol number. Routes by other devices stay if `keep_direct`. Returns a line for each kind removed.
+pub fn remove(
+    socket: &mut RouteSocket,
+    keep: &BTreeSet<String>,
+    keep_direct: bool,
+) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let links = socket.links()?;
+    let is_tunnel =
+        |link: &&Link| link.vxlan.is_some() && link.name.starts_with(VXLAN_DEVICE_PREFIX);
+    let tunnels: Vec<&Link> = links.iter().filter(is_tunnel).collect();
+    let is_kept = |index| match tunnels.iter().find(|tunnel| Some(tunnel.index) == index) {
+        Some(tunnel) => keep.contains(&tunnel.name),
+        None => keep_direct,
+    };
+    let mut batch = RouteBatch::default();
+    let mut routes = 0;
+    for family in [Family::V4, Family::V6] {
+        let filter = RouteFilter { family, link: None, protocol: Some(ROUTE_PROTOCOL) };
+        for route in socket.routes(filter)? {
+            if !is_kept(route.link) {
+                batch.delete_route(&route);
+                routes += 1;
+            }
+        }
+    }
+    socket.execute_batch(batch)?;
+    if routes > 0 {
+        removed.push(format!("{routes} routes of an overlay that is switched off"));
+    }
+    for tunnel in tunnels.iter().filter(|tunnel| !keep.contains(&tunnel.name)) {
+        socket.delete_link_by_name(&tunnel.name)?;
+        removed.push(format!("tunnel device {} of an overlay that is switched off", tunnel.name));
+    }
+    Ok(removed)
 }
 
 struct Links {

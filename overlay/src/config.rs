@@ -61,9 +61,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// The Ethernet address of its tunnel end.
-    pub fn vtep_mac(&self) -> MacAddress {
-        self.vtep_mac.unwrap_or_else(|| vtep_mac(self.address))
+    /// Its address in an underlay of a family, and the Ethernet address of its tunnel end there.
+    pub(crate) fn vtep(&self, underlay: Family) -> Option<(IpAddr, MacAddress)> {
+        let address = self.address_of(underlay)?;
+        Some((address, self.vtep_mac.unwrap_or_else(|| vtep_mac(address))))
     }
 
     /// Its address of a family.
@@ -73,6 +74,18 @@ impl Node {
             .copied()
             .find(|address| Family::of(*address) == family)
     }
+}
+
+/// The family of the addresses between which nodes send tunnelled packets. All nodes find the same one.
+///
+/// If the nodes agree, it is that of their first addresses. Otherwise some list their addresses in another
+/// order, and it is IPv4, unless this node has none.
+pub(crate) fn underlay_family(own: &Node, nodes: &[Node]) -> Family {
+    let first = Family::of(own.address);
+    if nodes.iter().all(|node| Family::of(node.address) == first) {
+        return first;
+    }
+    own.address_of(Family::V4).map_or(first, |_| Family::V4)
 }
 
 /// The Ethernet address of the tunnel end of the node with this address: known to every peer without
@@ -106,6 +119,7 @@ impl Underlay {
     /// address.
     pub fn observe(socket: &mut RouteSocket, config: &Config, nodes: &[Node]) -> Result<Underlay> {
         let own = own_node(config, nodes)?;
+        let own_address = own.address_of(underlay_family(own, nodes)).unwrap_or(own.address);
         let addresses = socket.addresses(None)?;
         let link = match &config.device {
             Some(name) => {
@@ -114,9 +128,9 @@ impl Underlay {
             None => {
                 let holder = addresses
                     .iter()
-                    .find(|a| a.prefix.address() == own.address)
-                    .ok_or(Error::NoUnderlay(own.address))?;
-                socket.link_by_index(holder.link)?.ok_or(Error::NoUnderlay(own.address))?
+                    .find(|a| a.prefix.address() == own_address)
+                    .ok_or(Error::NoUnderlay(own_address))?;
+                socket.link_by_index(holder.link)?.ok_or(Error::NoUnderlay(own_address))?
             }
         };
         let subnets = addresses.iter().filter(|a| a.link == link.index).map(|a| a.prefix).collect();

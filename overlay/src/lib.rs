@@ -25,7 +25,7 @@ mod diff;
 mod plan;
 mod state;
 
-pub use apply::Overlay;
+pub use apply::{Overlay, remove};
 pub use config::{Backend, Config, Node, Underlay, Vxlan, vtep_mac, vxlan_device_name};
 pub use diff::{Changes, diff};
 pub use plan::{Plan, plan};
@@ -51,6 +51,18 @@ pub enum Error {
     /// No device has the node's address, and there is no route towards it.
     #[error("no device of this node has the address {0} that overlay.nodes gives for it")]
     NoUnderlay(std::net::IpAddr),
+    /// Another VXLAN device has our network identifier or our port.
+    #[error(
+        "device {name:?} (VNI {vni}, port {port}) is in the way of the tunnel: remove it, or set another vni and port"
+    )]
+    Rival {
+        /// The device.
+        name: String,
+        /// Its VXLAN network identifier.
+        vni: u32,
+        /// Its UDP port.
+        port: u16,
+    },
     /// Another device has the name of our tunnel device.
     #[error("device {name:?} is a {kind}, not a VXLAN device: remove or rename it")]
     NotVxlan {

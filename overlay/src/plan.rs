@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netlink::{Family, IfIndex, Prefix};
+use netlink::{Family, IfIndex, MacAddress, Prefix};
 
 use crate::Result;
-use crate::config::{Backend, Config, Node, Underlay, Vxlan, own_node, vxlan_device_name};
+use crate::config::{
+    Backend, Config, Node, Underlay, Vxlan, own_node, underlay_family, vtep_mac, vxlan_device_name,
+};
 use crate::state::{Device, PeerRoute, State, Through};
 
 /// What the kernel should hold, and what of the node list could not be used.
@@ -16,56 +18,93 @@ pub struct Plan {
     pub desired: State,
     /// The underlay device.
     pub underlay: IfIndex,
+    /// Other nodes that have a route.
+    pub routed: usize,
     /// What was left out and why, one sentence each. One bad node never stops the others.
     pub problems: Vec<String>,
 }
 
-/// Plans this node's overlay.
+/// The smallest MTU with which a device takes an IPv6 address (RFC 8200).
+const IPV6_MTU_MIN: u32 = 1280;
+
+/// Plans this node's overlay. Of two nodes with one pod subnet, the one that comes first in the list gets it.
 pub fn plan(config: &Config, nodes: &[Node], underlay: &Underlay) -> Result<Plan> {
     let own = own_node(config, nodes)?;
+    let family = underlay_family(own, nodes);
+    let own_vtep = own.vtep(family).unwrap_or((own.address, vtep_mac(own.address)));
     let mut planner = Planner {
         own,
+        own_vtep,
         underlay,
+        family,
         desired: State::default(),
         owners: own.pod_cidrs.iter().map(|cidr| (cidr.network(), own.name.as_str())).collect(),
         problems: Vec::new(),
+        without_ipv6: false,
     };
     if let Backend::Vxlan(vxlan) = &config.backend {
-        planner.desired.device = Some(tunnel(own, vxlan, underlay));
+        planner.tunnel(vxlan);
     }
     for node in nodes.iter().filter(|node| node.name != own.name) {
         for cidr in &node.pod_cidrs {
             planner.peer(node, cidr.network(), &config.backend);
         }
     }
-    Ok(Plan { desired: planner.desired, underlay: underlay.link, problems: planner.problems })
-}
-
-fn tunnel(own: &Node, vxlan: &Vxlan, underlay: &Underlay) -> Device {
-    Device {
-        name: vxlan_device_name(vxlan.vni),
-        vni: vxlan.vni,
-        port: vxlan.port,
-        lower: underlay.link,
-        local: own.address,
-        mac: own.vtep_mac(),
-        mtu: underlay.mtu.saturating_sub(Vxlan::overhead(Family::of(own.address))),
-        addresses: own.pod_cidrs.iter().map(|cidr| Prefix::host(cidr.first())).collect(),
-        up: true,
-        tx_checksum_offload: vxlan.tx_checksum_offload,
-    }
+    let mut routed: Vec<&str> = planner.owners.values().copied().collect();
+    routed.sort_unstable();
+    routed.dedup();
+    Ok(Plan {
+        desired: planner.desired,
+        underlay: underlay.link,
+        routed: routed.iter().filter(|name| **name != own.name).count(),
+        problems: planner.problems,
+    })
 }
 
 struct Planner<'a> {
     own: &'a Node,
+    /// This node's address in the underlay, and the Ethernet address of its tunnel end.
+    own_vtep: (IpAddr, MacAddress),
     underlay: &'a Underlay,
+    /// The family of the underlay of tunnels.
+    family: Family,
     desired: State,
-    /// Whose pod subnet each prefix is.
+    /// The node that owns each pod subnet.
     owners: BTreeMap<Prefix, &'a str>,
     problems: Vec<String>,
+    /// Whether the tunnel's MTU is too small for IPv6.
+    without_ipv6: bool,
 }
 
 impl<'a> Planner<'a> {
+    fn tunnel(&mut self, vxlan: &Vxlan) {
+        let (local, mac) = self.own_vtep;
+        let overhead = Vxlan::overhead(self.family);
+        let mtu = self.underlay.mtu.saturating_sub(overhead);
+        self.without_ipv6 = mtu < IPV6_MTU_MIN;
+        let usable = |cidr: &&Prefix| !self.without_ipv6 || cidr.family() == Family::V4;
+        let own = self.own.pod_cidrs.iter();
+        let addresses = own.clone().filter(usable).map(|cidr| Prefix::host(cidr.first())).collect();
+        if own.clone().any(|cidr| !usable(&cidr)) {
+            let Underlay { name, mtu: uplink, .. } = self.underlay;
+            self.problems.push(format!(
+                "IPv6 pod subnets are not routed: {name} has an MTU of {uplink} bytes, the tunnel takes {overhead}, and IPv6 needs {IPV6_MTU_MIN}"
+            ));
+        }
+        self.desired.device = Some(Device {
+            name: vxlan_device_name(vxlan.vni),
+            vni: vxlan.vni,
+            port: vxlan.port,
+            lower: self.underlay.link,
+            local,
+            mac,
+            mtu,
+            addresses,
+            up: true,
+            tx_checksum_offload: vxlan.tx_checksum_offload,
+        });
+    }
+
     fn peer(&mut self, node: &'a Node, cidr: Prefix, backend: &Backend) {
         if let Some(owner) = self.overlapping(cidr) {
             let problem = format!("pod subnet {cidr} overlaps one of node {owner:?}");
@@ -76,6 +115,8 @@ impl<'a> Planner<'a> {
             Backend::Vxlan(vxlan) => {
                 if vxlan.direct_routing && self.direct_gateway(node, cidr.family()).is_some() {
                     self.direct(node, cidr)
+                } else if self.without_ipv6 && cidr.family() == Family::V6 {
+                    return;
                 } else {
                     self.tunnelled(node, cidr)
                 }
@@ -91,13 +132,21 @@ impl<'a> Planner<'a> {
         self.problems.push(format!("node {:?} is left out: {problem}", node.name));
     }
 
-    /// Whose pod subnet shares an address with this one. The known ones are apart from each other, so
-    /// only the one before can hold it, and only the one after can be inside.
+    /// The owner of a pod subnet that shares an address with this one. The known ones are apart from each
+    /// other, so only the one before can hold it, and only the one after can be inside.
     fn overlapping(&self, cidr: Prefix) -> Option<&'a str> {
         let before = self.owners.range(..=cidr).next_back();
         let after = self.owners.range(cidr..).next();
         let near = before.into_iter().chain(after);
         near.filter(|(prefix, _)| prefix.overlaps(cidr)).map(|(_, owner)| *owner).next()
+    }
+
+    /// Whether an address is one of this node's own.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let own = &self.own;
+        own.address == address
+            || own.addresses.contains(&address)
+            || self.underlay.subnets.iter().any(|subnet| subnet.address() == address)
     }
 
     /// The peer's address of a family, if this node's underlay reaches it without a router.
@@ -116,28 +165,31 @@ impl<'a> Planner<'a> {
                 None => format!("it has no {family} address for its pod subnet {cidr}"),
             }
         })?;
+        if self.is_own(gateway) {
+            return Err(format!("its address {gateway} is this node's own"));
+        }
         let route = PeerRoute { gateway, through: Through::Underlay };
         self.desired.routes.insert(cidr, route);
         Ok(())
     }
 
     fn tunnelled(&mut self, node: &Node, cidr: Prefix) -> std::result::Result<(), String> {
-        if Family::of(node.address) != Family::of(self.own.address) {
-            return Err(format!(
-                "its address {} is not of the family of this node's, {}",
-                node.address, self.own.address
-            ));
+        let (address, mac) = node.vtep(self.family).ok_or_else(|| {
+            let (family, own) = (self.family, self.own_vtep.0);
+            format!("it has no {family} address, which this node's underlay address {own} needs")
+        })?;
+        if self.is_own(address) {
+            return Err(format!("its address {address} is this node's own"));
         }
-        let mac = node.vtep_mac();
-        if let Some(other) = self.desired.forwarding.get(&mac).filter(|a| **a != node.address) {
+        if let Some(other) = self.desired.forwarding.get(&mac).filter(|a| **a != address) {
             return Err(format!("its VTEP address {mac} is that of the node at {other} too"));
         }
-        if mac == self.own.vtep_mac() {
+        if mac == self.own_vtep.1 {
             return Err(format!("its VTEP address {mac} is this node's own"));
         }
         let gateway = cidr.first();
         self.desired.neighbours.insert(gateway, mac);
-        self.desired.forwarding.insert(mac, node.address);
+        self.desired.forwarding.insert(mac, address);
         self.desired.routes.insert(cidr, PeerRoute { gateway, through: Through::Tunnel });
         Ok(())
     }
@@ -239,6 +291,39 @@ mod tests {
             assert_eq!(plan.problems.len(), 1, "{stolen}");
             assert_eq!(plan.desired.routes.len(), 2, "{stolen}");
         }
+    }
+
+    #[test]
+    fn the_order_of_addresses_does_not_matter() {
+        let mut nodes = [node(1), node(2), node(3)];
+        nodes[1].addresses = vec![nodes[1].address];
+        nodes[1].address = "fd00:192::2".parse().unwrap();
+        let plan = plan(&config(vxlan(false)), &nodes, &underlay()).unwrap();
+        assert_eq!(plan.problems, Vec::<String>::new());
+        let peer: IpAddr = "192.168.0.2".parse().unwrap();
+        assert_eq!(plan.desired.forwarding[&vtep("192.168.0.2")], peer);
+    }
+
+    #[test]
+    fn a_node_with_this_nodes_address_is_left_out() {
+        for backend in [vxlan(false), vxlan(true), Backend::HostGw] {
+            let mut nodes = [node(1), node(2)];
+            (nodes[1].address, nodes[1].addresses) = (nodes[0].address, nodes[0].addresses.clone());
+            let plan = plan(&config(backend), &nodes, &underlay()).unwrap();
+            assert!(plan.desired.routes.is_empty());
+            assert!(plan.problems[0].contains("this node's own"), "{:?}", plan.problems);
+        }
+    }
+
+    #[test]
+    fn a_small_mtu_leaves_ipv6_out_and_says_so_once() {
+        let small = Underlay { mtu: 1300, ..underlay() };
+        let plan = plan(&config(vxlan(false)), &[node(1), node(2), node(3)], &small).unwrap();
+        assert_eq!((plan.problems.len(), plan.desired.routes.len()), (1, 2));
+        for words in ["eth0", "1300", "50", "1280"] {
+            assert!(plan.problems[0].contains(words), "{:?}", plan.problems);
+        }
+        assert_eq!(plan.desired.device.unwrap().addresses.len(), 1);
     }
 
     #[test]

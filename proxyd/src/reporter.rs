@@ -39,6 +39,10 @@ pub enum Reason {
     NetworkReady,
     /// It does not.
     NetworkNotReady,
+    /// Pods of some other nodes are not reached.
+    NodesNotRouted,
+    /// This node's side of the pod network is damaged and cannot be repaired.
+    NodeNotRepaired,
     /// Another CNI configuration is taken before ours.
     OtherNetworkFirst,
     /// API objects that cannot be understood.
@@ -57,8 +61,19 @@ impl Reason {
     }
 }
 
+/// What the condition `NetworkUnavailable` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkState {
+    /// Pods reach all nodes.
+    Ready,
+    /// Pods of this node work, but not everything does: one sentence for each part that is left out.
+    Partial(Vec<String>),
+    /// Pods cannot be served, for this reason.
+    Unavailable(String),
+}
+
 enum Report {
-    Network(Result<(), String>),
+    Network(NetworkState),
     Event(Reason, String),
 }
 
@@ -95,8 +110,8 @@ impl Reporter {
         }
     }
 
-    /// Sets the condition `NetworkUnavailable`: an error is the reason why pods cannot be served.
-    pub fn network(&self, state: Result<(), String>) {
+    /// Sets the condition `NetworkUnavailable`.
+    pub fn network(&self, state: NetworkState) {
         self.send(Report::Network(state));
     }
 
@@ -110,7 +125,7 @@ struct Teller {
     client: Client,
     node: String,
     /// The condition that is still to be set.
-    network: Option<Result<(), String>>,
+    network: Option<NetworkState>,
     /// Events that are still to be told.
     waiting: BTreeMap<Reason, String>,
     /// When which reason was told last.
@@ -190,6 +205,11 @@ impl Teller {
             let outcome = within(self.create_event(reason, &note)).await;
             if self.succeeded("create events.events.k8s.io", outcome) {
                 self.told.insert((reason, note), Instant::now());
+            } else {
+                // A newer one of the same reason, which may arrive meanwhile, takes its place.
+                self.waiting.insert(reason, note);
+                let at = Instant::now() + PAUSE;
+                next = Some(next.map_or(at, |other| other.min(at)));
             }
         }
         next
@@ -206,10 +226,15 @@ impl Teller {
         succeeded
     }
 
-    async fn set_condition(&self, state: &Result<(), String>) -> kube::Result<()> {
+    async fn set_condition(&self, state: &NetworkState) -> kube::Result<()> {
         let (status, reason, message) = match state {
-            Ok(()) => ("False", "ViaductIsReady", "routes to all nodes are in place"),
-            Err(error) => ("True", "ViaductIsNotReady", error.as_str()),
+            NetworkState::Ready => {
+                ("False", "ViaductIsReady", "routes to all nodes are in place".to_owned())
+            }
+            NetworkState::Partial(problems) => {
+                ("False", "NodesNotRouted", shortened(&problems.join("; "), NOTE))
+            }
+            NetworkState::Unavailable(error) => ("True", "ViaductIsNotReady", error.clone()),
         };
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let condition = json!({

@@ -113,7 +113,10 @@ fn every_lease_is_a_file_with_its_own_content() {
         del.run(node.namespace()).result();
         assert_eq!(leases(mounted).len(), 2, "{kind}: DEL of one freed others");
         let more: Vec<_> = ["d", "e", "f"].map(add).into_iter().collect();
-        assert!(more.iter().all(|(output, _)| output.status.success()), "{kind}: a later ADD failed");
+        assert!(
+            more.iter().all(|(output, _)| output.status.success()),
+            "{kind}: a later ADD failed"
+        );
         let (full, _container) = add("g");
         assert_eq!(full.error().0, 110, "{kind}: the range is used up");
         let addresses: BTreeSet<String> = leases(mounted).into_iter().map(|(a, _)| a).collect();

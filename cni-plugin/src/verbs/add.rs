@@ -67,7 +67,8 @@ fn attach(
     let config = &request.config;
     let mut socket = RouteSocket::open()?;
     let inside = container.run(RouteSocket::open)??;
-    network::converge_overlay(request, &mut socket)?;
+    let records = Records::of_current_namespace()?;
+    network::converge_overlay(request, &mut socket, &records)?;
     let found = match config.mode {
         Mode::Bridge => bridge::find(&mut socket, config)?,
         Mode::Routed => None,
@@ -83,7 +84,7 @@ fn attach(
     Attach {
         request,
         container,
-        records: Records::of_current_namespace()?,
+        records,
         desired: attachment::plan([&record]),
         record,
         container_mac,

@@ -175,7 +175,7 @@ pub(super) fn print_report(report: &Report) {
     for repair in &report.repairs {
         eprintln!("viaduct: repaired: {}", repair.damage);
     }
-    for problem in &report.problems {
+    for problem in report.problems.iter().chain(&report.failures) {
         eprintln!("viaduct: {problem}");
     }
 }
@@ -188,19 +188,45 @@ fn kept_overlay(request: &Request) -> Option<(&OverlayConfig, &[overlay::Node])>
 }
 
 /// Brings the overlay to the configuration. Usually there is nothing to do, and nothing is locked.
-pub(super) fn converge_overlay(request: &Request, socket: &mut RouteSocket) -> Result<()> {
+pub(super) fn converge_overlay(
+    request: &Request,
+    socket: &mut RouteSocket,
+    records: &Records,
+) -> Result<()> {
+    let network = &request.config.name;
     let Some((OverlayConfig { overlay, .. }, nodes)) = kept_overlay(request) else {
-        return Ok(());
+        let is_gone = request.config.daemon.is_none() && records.overlay(network).is_some();
+        return if is_gone { remove_overlay(network, socket, records) } else { Ok(()) };
     };
     let underlay = Underlay::observe(socket, overlay, nodes)?;
     let plan = plan(overlay, nodes, &underlay)?;
-    if !diff(&overlay::State::observe(socket, &plan)?, &plan.desired).is_empty() {
-        for problem in &plan.problems {
-            eprintln!("viaduct: overlay: {problem}");
-        }
-        let _alone = lock("overlay.lock")?;
-        Overlay::default().converge(socket, &plan)?;
+    for problem in &plan.problems {
+        eprintln!("viaduct: overlay: {problem}");
     }
+    let device = plan.desired.device.as_ref().map(|device| device.name.as_str());
+    let former = records.overlay(network).filter(|former| former.as_deref() != device);
+    if former.is_some() || !diff(&overlay::State::observe(socket, &plan)?, &plan.desired).is_empty()
+    {
+        let _alone = lock("overlay.lock")?;
+        records.note_overlay(network, device)?;
+        Overlay::default().converge(socket, &plan)?;
+        if former.is_some() {
+            let (mut keep, _) = records.overlays_except(network);
+            keep.extend(device.map(str::to_owned));
+            overlay::remove(socket, &keep, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the overlay that the network had: its routes would win against those of another network.
+fn remove_overlay(network: &str, socket: &mut RouteSocket, records: &Records) -> Result<()> {
+    let _alone = lock("overlay.lock")?;
+    let (keep, keep_direct) = records.overlays_except(network);
+    for line in overlay::remove(socket, &keep, keep_direct)? {
+        eprintln!("viaduct: removed {line}");
+    }
+    records.forget_overlay(network);
     Ok(())
 }
 

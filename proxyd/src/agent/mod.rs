@@ -10,10 +10,11 @@
 mod config;
 mod conflist;
 pub mod install;
+pub mod node_state;
 mod peers;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use attachment::Records;
 use netlink::{Family, Prefix, RouteSocket};
 use overlay::{Overlay, Underlay};
 
@@ -30,8 +32,8 @@ pub use conflist::conflist;
 use crate::cluster::Node;
 use crate::daemon::policies::ToPolicies;
 use crate::daemon::status::Status;
-use crate::reporter::{Reason, Reporter};
-use crate::server::Health;
+use crate::reporter::{NetworkState, Reason, Reporter};
+use crate::server::{Health, Metrics};
 
 /// How often the kernel is compared in full.
 const CHECK: Duration = Duration::from_secs(5);
@@ -60,6 +62,8 @@ pub struct Settings {
     pub health: Health,
     /// What the API server is told.
     pub reporter: Reporter,
+    /// `/metrics`.
+    pub metrics: Metrics,
 }
 
 /// Starts the agent in the calling thread's network namespace.
@@ -75,9 +79,11 @@ pub fn start(settings: Settings) -> Result<ToAgent> {
         routes,
         overlay: Overlay::default(),
         ready,
-        told: Some("not looked at yet".to_owned()),
+        reported: NetworkState::Unavailable("not compared yet".to_owned()),
         other: None,
         nodes: None,
+        records: Records::of_current_namespace()?,
+        removed_former: false,
     };
     std::thread::Builder::new()
         .name("agent".into())
@@ -91,39 +97,51 @@ struct Agent {
     routes: RouteSocket,
     overlay: Overlay,
     ready: socket::Ready,
-    /// What is wrong, as it was told last.
-    told: Option<String>,
+    /// The state that was reported last.
+    reported: NetworkState,
     /// Somebody else's configuration, if the runtime takes it before ours.
     other: Option<PathBuf>,
     nodes: Option<Nodes>,
+    records: Records,
+    /// Whether overlays of former settings were removed once.
+    removed_former: bool,
 }
 
 impl Agent {
     fn run(mut self, queue: &Receiver<Nodes>) {
-        let mut next = None;
+        // However often nodes change, the kernel is compared in time: that deadline is its own.
+        let mut compare_at = Instant::now() + CHECK;
+        let mut retry_at: Option<Instant> = None;
         loop {
-            let now = Instant::now();
-            let wait = next.map_or(CHECK, |at: Instant| at.saturating_duration_since(now));
-            match queue.recv_timeout(wait) {
+            let next = retry_at.map_or(compare_at, |retry_at| retry_at.min(compare_at));
+            match queue.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(nodes) => self.nodes = Some(queue.try_iter().last().unwrap_or(nodes)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // However often nodes change: what somebody else did is looked for in time.
-            if next.is_some_and(|at| at <= Instant::now()) {
+            let compares = compare_at <= Instant::now();
+            if compares {
                 self.overlay.forget();
+                compare_at = Instant::now() + CHECK;
             }
             let Some(nodes) = self.nodes.take() else { continue };
-            let outcome = self.converge(&nodes);
-            next = Some(Instant::now() + if outcome.is_ok() { CHECK } else { RETRY });
+            let state = match self.converge(&nodes, compares) {
+                Ok(problems) if problems.is_empty() => NetworkState::Ready,
+                Ok(problems) => NetworkState::Partial(problems),
+                Err(error) => NetworkState::Unavailable(format!("{error:#}")),
+            };
+            let failed = matches!(state, NetworkState::Unavailable(_));
+            retry_at = failed.then(|| Instant::now() + RETRY);
             let own = nodes.get(&self.settings.node_name);
-            self.tell(outcome, own.is_none_or(|own| own.network_unavailable != Some(false)));
+            self.report(state, own.and_then(|own| own.network_unavailable));
             self.nodes = Some(nodes);
         }
     }
 
     /// Routes first: no pod starts on a node that cannot reach the others.
-    fn converge(&mut self, nodes: &Nodes) -> Result<()> {
+    ///
+    /// Returns a sentence for each node that is left out.
+    fn converge(&mut self, nodes: &Nodes, compares: bool) -> Result<Vec<String>> {
         let Settings { network, node_name, cluster_cidrs, .. } = &self.settings;
         let own = nodes.get(node_name).with_context(|| {
             format!("there is no Node {node_name}: is --hostname-override the node's name?")
@@ -140,24 +158,14 @@ impl Agent {
                 "clusterCIDR (--cluster-cidr) of {family} is needed to tell what is not masqueraded; or set masquerade: false"
             );
         }
-        if let Some(backend) = network.overlay() {
-            let config = overlay::Config {
-                backend,
-                node_name: node_name.to_string(),
-                device: network.device.clone(),
-            };
-            let peers = peers::peers(nodes, network);
-            let underlay = Underlay::observe(&mut self.routes, &config, &peers)?;
-            let plan = overlay::plan(&config, &peers, &underlay)?;
-            let changes = self.overlay.converge(&mut self.routes, &plan)?;
-            if !changes.is_empty() {
-                let entries = changes.entries();
-                tracing::info!(
-                    "pods of {} other nodes: {entries} routes and entries changed",
-                    peers.len() - 1
-                );
+        let problems = match network.overlay() {
+            Some(backend) => self.converge_overlay(backend, nodes, compares)?,
+            None => {
+                self.remove_overlay(&BTreeSet::new(), compares)?;
+                Vec::new()
             }
-        }
+        };
+        let Settings { network, node_name, cluster_cidrs, .. } = &self.settings;
         let text = conflist(network, node_name, own, cluster_cidrs);
         let path = network.conf_dir.join(&network.conf_name);
         // Whoever removed or changed it gets it back, as with the routes.
@@ -177,35 +185,111 @@ impl Agent {
             }
             self.other = other;
         }
+        Ok(problems)
+    }
+
+    /// Returns a sentence for each node that is left out.
+    fn converge_overlay(
+        &mut self,
+        backend: overlay::Backend,
+        nodes: &Nodes,
+        compares: bool,
+    ) -> Result<Vec<String>> {
+        let Settings { network, node_name, metrics, .. } = &self.settings;
+        let config = overlay::Config {
+            backend,
+            node_name: node_name.to_string(),
+            device: network.device.clone(),
+        };
+        let (peers, mut problems) = peers::peers(nodes, network);
+        let underlay = Underlay::observe(&mut self.routes, &config, &peers)?;
+        let plan = overlay::plan(&config, &peers, &underlay)?;
+        let changes = self.overlay.converge(&mut self.routes, &plan)?;
+        if !changes.is_empty() {
+            let entries = changes.entries();
+            tracing::info!(
+                "pods of {} other nodes: {entries} routes and entries changed",
+                plan.routed
+            );
+            if compares {
+                metrics.node_repaired("overlay");
+            }
+        }
+        let device = plan.desired.device.map(|device| device.name);
+        self.remove_overlay(&device.into_iter().collect(), compares)?;
+        problems.extend(plan.problems);
+        Ok(problems)
+    }
+
+    /// Removes the tunnel devices of former settings, and without an overlay its routes. Overlays that the
+    /// plugin keeps for other networks stay.
+    fn remove_overlay(&mut self, devices: &BTreeSet<String>, compares: bool) -> Result<()> {
+        if !compares && self.removed_former {
+            return Ok(());
+        }
+        let (mut keep, kept_direct) = self.records.overlays_except("");
+        keep.extend(devices.iter().cloned());
+        let keep_direct = kept_direct || self.settings.network.overlay().is_some();
+        for line in overlay::remove(&mut self.routes, &keep, keep_direct)? {
+            tracing::info!("removed {line}");
+        }
+        self.removed_former = true;
         Ok(())
     }
 
-    /// `unavailable` is what the Node says of its network, or does not.
-    fn tell(&mut self, outcome: Result<()>, unavailable: bool) {
-        let error = outcome.err().map(|error| format!("{error:#}"));
-        let part = match &error {
-            None => Ok(()),
-            Some(error) => Err(error.clone()),
+    /// `unavailable` is the condition `NetworkUnavailable` of the Node, if it has one.
+    fn report(&mut self, state: NetworkState, unavailable: Option<bool>) {
+        let Settings { health, status, reporter, metrics, .. } = &self.settings;
+        let part = match &state {
+            NetworkState::Unavailable(error) => Err(error.clone()),
+            _ => Ok(()),
         };
-        self.settings.health.set_part("network", part.clone());
-        self.ready.set(part);
-        let state = error.as_deref().unwrap_or("in place");
-        self.settings.status.set("network", state);
-        let reporter = &self.settings.reporter;
-        if error != self.told || error.is_some() != unavailable {
-            reporter.network(error.clone().map_or(Ok(()), Err));
+        health.set_part("network", part.clone());
+        self.ready.set(part.clone());
+        let problems = match &state {
+            NetworkState::Partial(problems) => problems.clone(),
+            _ => Vec::new(),
+        };
+        status.set(
+            "network",
+            match &part {
+                Err(error) => error.clone(),
+                Ok(()) if problems.is_empty() => "in place".to_owned(),
+                Ok(()) => format!("in place, but for {} problems", problems.len()),
+            },
+        );
+        metrics.network_problems("overlay", problems.len());
+        status.set_problems("network", problems.clone());
+        if state != self.reported || Some(part.is_err()) != unavailable {
+            reporter.network(state.clone());
         }
-        if error != self.told {
-            match &error {
-                Some(error) => reporter.event(Reason::NetworkNotReady, error.clone()),
-                None => reporter.event(Reason::NetworkReady, "pods reach all nodes"),
-            }
-            match &error {
-                Some(error) => tracing::error!("pod network: {error}; tried again every {RETRY:?}"),
-                None => tracing::info!("pod network: in place"),
-            }
-            self.told = error;
+        if state == self.reported {
+            return;
         }
+        let before = match &self.reported {
+            NetworkState::Partial(problems) => problems.clone(),
+            _ => Vec::new(),
+        };
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!("pod network: {problem}");
+        }
+        for problem in before.iter().filter(|problem| !problems.contains(problem)) {
+            tracing::info!("pod network: no longer so: {problem}");
+        }
+        match &state {
+            NetworkState::Ready => {
+                reporter.event(Reason::NetworkReady, "pods reach all nodes");
+                tracing::info!("pod network: in place");
+            }
+            NetworkState::Partial(problems) => {
+                reporter.event(Reason::NodesNotRouted, problems.join("; "));
+            }
+            NetworkState::Unavailable(error) => {
+                reporter.event(Reason::NetworkNotReady, error.clone());
+                tracing::error!("pod network: {error}; the next attempt is in {RETRY:?}");
+            }
+        }
+        self.reported = state;
     }
 }
 

@@ -20,6 +20,10 @@ pub struct Node {
     pub vtep_mac: Option<MacAddress>,
     /// Its condition `NetworkUnavailable`, if it has one that says yes or no.
     pub network_unavailable: Option<bool>,
+    /// Whether its condition `Ready` says otherwise than `True`.
+    pub not_ready: bool,
+    /// `metadata.creationTimestamp`, whose text is in the order of time.
+    pub created: Option<Arc<str>>,
     /// Its labels.
     pub labels: netpol::Labels,
     /// Whether it is being removed: deleted, or tainted `ToBeDeletedByClusterAutoscaler`.

@@ -306,7 +306,9 @@ impl Engine {
         });
         let problems = self.problems.iter().map(Problem::to_string);
         let kept = self.kept.iter().map(|(_, what)| what.clone());
-        self.shared.status.set_problems(kept.chain(problems).chain(conflicts).collect());
+        self.shared
+            .status
+            .set_problems("services", kept.chain(problems).chain(conflicts).collect());
     }
 
     /// Plans what is dirty and commits it; after an error everything is compared.

@@ -185,6 +185,13 @@ pub fn run(config: &Config) -> Result<()> {
         policies = start_policies(config, &network, &shared)?;
         engine.set_agent(start_agent(config, network, &shared, policies.clone())?);
     }
+    agent::node_state::start(agent::node_state::NodeStateSettings {
+        has_pod_network: config.network_config.is_some(),
+        status: Arc::clone(&shared.status),
+        health: shared.health.clone(),
+        metrics: shared.metrics.clone(),
+        reporter: shared.reporter.clone(),
+    })?;
     let port = engine.port()?;
     let dataplane = std::thread::Builder::new()
         .name("dataplane".into())
@@ -266,6 +273,7 @@ fn start_agent(
         status: Arc::clone(&shared.status),
         health: shared.health.clone(),
         reporter: shared.reporter.clone(),
+        metrics: shared.metrics.clone(),
     })
 }
 

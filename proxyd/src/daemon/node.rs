@@ -138,8 +138,7 @@ const CONNTRACK_CEILING: u32 = 1 << 20;
 /// is somebody else's, and told.
 pub fn prepare(config: &Config) {
     ensure("net/ipv4/ip_forward", "1");
-    keep_router_advertisements();
-    ensure("net/ipv6/conf/all/forwarding", "1");
+    enable_ipv6_forwarding();
     // Packets between two pods of one bridge are translated back only if they pass the IP layer's hooks.
     for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
         if config.network_config.is_some() {
@@ -177,19 +176,22 @@ pub fn prepare(config: &Config) {
     }
 }
 
-/// A forwarding node ignores router advertisements unless told otherwise (`accept_ra` 2): an uplink that
-/// lives by them would lose its default route.
-fn keep_router_advertisements() {
-    if sysctl::read("net/ipv6/conf/all/forwarding").is_ok_and(|value| value == "1") {
-        return;
+fn enable_ipv6_forwarding() {
+    let set = netlink::RouteSocket::open()
+        .and_then(|mut socket| attachment::advertisements::enable_ipv6_forwarding(&mut socket));
+    match set {
+        Ok(names) => names.iter().for_each(|name| tracing::info!("set {name}")),
+        Err(error) => tracing::warn!("{error}: switch IPv6 forwarding on yourself"),
     }
-    let links = netlink::RouteSocket::open().and_then(|mut socket| socket.links());
-    for link in links.unwrap_or_default() {
-        let name = format!("net/ipv6/conf/{}/accept_ra", link.name);
-        if sysctl::read(&name).is_ok_and(|value| value == "1") {
-            ensure(&name, "2");
-        }
-    }
+}
+
+/// The sysctls of the whole node without which pods are cut off. Those that the kernel lacks are left out.
+pub fn needed_sysctls(has_pod_network: bool) -> Vec<(&'static str, &'static str)> {
+    const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+    const BRIDGES: [&str; 2] =
+        ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
+    let names = FORWARDING.into_iter().chain(BRIDGES.into_iter().filter(|_| has_pod_network));
+    names.filter(|name| sysctl::read(name).is_ok()).map(|name| (name, "1")).collect()
 }
 
 fn ensure(name: &str, value: &str) {

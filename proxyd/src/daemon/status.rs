@@ -1,6 +1,6 @@
 //! What `/status` and `proxyd status` tell.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -11,7 +11,8 @@ const LISTED: usize = 100;
 #[derive(Default)]
 struct Facts {
     values: HashMap<&'static str, Value>,
-    problems: Vec<String>,
+    /// By the part of the daemon that found them.
+    problems: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// The facts, told by the dataplane thread and read by HTTP requests.
@@ -34,9 +35,9 @@ impl Status {
         self.facts().values.remove(name);
     }
 
-    /// Replaces the list of what is wrong.
-    pub fn set_problems(&self, problems: Vec<String>) {
-        self.facts().problems = problems;
+    /// Replaces the problems that one part of the daemon found.
+    pub fn set_problems(&self, part: &'static str, problems: Vec<String>) {
+        self.facts().problems.insert(part, problems);
     }
 
     /// Everything.
@@ -44,9 +45,9 @@ impl Status {
         let facts = self.facts();
         let mut all: serde_json::Map<String, Value> =
             facts.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let listed: Vec<&String> = facts.problems.iter().take(LISTED).collect();
-        all.insert("problems".into(), json!(listed));
-        all.insert("problemCount".into(), facts.problems.len().into());
+        let problems: Vec<&String> = facts.problems.values().flatten().collect();
+        all.insert("problems".into(), json!(problems[..problems.len().min(LISTED)]));
+        all.insert("problemCount".into(), problems.len().into());
         Value::Object(all)
     }
 }

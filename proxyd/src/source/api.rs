@@ -47,6 +47,8 @@ pub struct Metadata {
     pub annotations: Option<BTreeMap<String, Option<String>>>,
     /// The version of the object, for the API client.
     pub resource_version: Option<String>,
+    /// When the object was created.
+    pub creation_timestamp: Option<String>,
     /// Set once the object is being deleted.
     pub deletion_timestamp: Option<String>,
 }

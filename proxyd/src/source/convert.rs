@@ -485,10 +485,11 @@ fn node(
         faults.annotation(metadata, "viaduct.io/vtep-mac", "a MAC address", |t| t.parse().ok());
     let taint = |taint: &api::Taint| taint.key.as_deref() == Some("ToBeDeletedByClusterAutoscaler");
     let conditions = document.status.as_ref().and_then(|status| status.conditions.as_deref());
-    let network =
-        |condition: &&api::Condition| condition.r#type.as_deref() == Some("NetworkUnavailable");
-    let network = conditions.unwrap_or_default().iter().find(network);
-    let network_unavailable = match network.and_then(|condition| condition.status.as_deref()) {
+    let condition = |kind: &str| -> Option<&str> {
+        let mut conditions = conditions.unwrap_or_default().iter();
+        conditions.find(|condition| condition.r#type.as_deref() == Some(kind))?.status.as_deref()
+    };
+    let network_unavailable = match condition("NetworkUnavailable") {
         Some("True") => Some(true),
         Some("False") => Some(false),
         _ => None,
@@ -503,6 +504,8 @@ fn node(
         overlay_address,
         vtep_mac,
         network_unavailable,
+        not_ready: condition("Ready").is_some_and(|status| status != "True"),
+        created: metadata.creation_timestamp.as_deref().map(|time| names.intern(time)),
         labels: judged::labels(metadata, names),
         going_away: metadata.deletion_timestamp.is_some()
             || spec.taints.iter().flatten().any(taint),

@@ -7,6 +7,7 @@ mod conntrack;
 mod iptables;
 #[cfg(test)]
 mod monitoring;
+mod node;
 mod series;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -34,6 +35,7 @@ pub struct Metrics {
 struct Shared {
     series: Series,
     watches: Watches,
+    node: node::NodeSeries,
     registry: Registry,
     /// In iptables mode alone.
     iptables: Option<Iptables>,
@@ -56,8 +58,9 @@ impl Metrics {
         let (series, mut registry) = Series::register(read);
         let iptables = (mode == Mode::Iptables).then(|| Iptables::register(&mut registry));
         let watches = Watches::register(&mut registry);
+        let node = node::NodeSeries::register(&mut registry);
         let hook = RwLock::new(None);
-        Metrics { shared: Arc::new(Shared { series, watches, registry, iptables, hook }) }
+        Metrics { shared: Arc::new(Shared { series, watches, node, registry, iptables, hook }) }
     }
 
     fn series(&self) -> &Series {
