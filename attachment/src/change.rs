@@ -7,7 +7,7 @@ use netlink::{
 };
 
 use crate::advertisements::{IPV6_FORWARDING, enable_ipv6_forwarding};
-use crate::state::AddressOwner;
+use crate::state::{AddressOwner, RouteKind};
 use crate::{BridgeState, Error, PROTOCOL, Result, sysctls};
 
 /// One difference, in the words of what is wrong.
@@ -47,7 +47,7 @@ pub enum Change {
     /// A bridge port is in other VLANs.
     SetVlans(String, Vec<(u16, bool)>),
     /// A route to a pod is missing.
-    AddRoute(Prefix, String),
+    AddRoute(Prefix, String, RouteKind),
 }
 
 impl Change {
@@ -128,19 +128,38 @@ impl Change {
                 let index = index(socket, name)?;
                 set_vlans(socket, index, vlans)?;
             }
-            Change::AddRoute(destination, device) => {
+            Change::AddRoute(destination, device, kind) => {
                 let index = index(socket, device)?;
-                socket.replace_route(&pod_route(*destination, index))?;
+                let route = route(*destination, index, *kind);
+                match kind {
+                    // A route to the pod by another link is left over from a former owner of the address.
+                    RouteKind::Pod => socket.replace_route(&route)?,
+                    // Other devices have the same one.
+                    RouteKind::Connected(_) => socket.append_route(&route)?,
+                }
             }
         }
         Ok(())
     }
 }
 
-/// The route to a pod by its link.
-pub(crate) fn pod_route(destination: Prefix, link: IfIndex) -> Route {
-    let scope = destination.address().is_ipv4().then_some(Scope::LINK);
-    Route { link: Some(link), scope, ..Route::new(destination) }
+/// `RTPROT_KERNEL`, and the metric of the IPv6 routes that the kernel adds with an address.
+const PROTOCOL_KERNEL: u8 = 2;
+const METRIC_KERNEL: u32 = 256;
+
+fn route(destination: Prefix, link: IfIndex, kind: RouteKind) -> Route {
+    let is_ipv4 = destination.address().is_ipv4();
+    let scope = is_ipv4.then_some(Scope::LINK);
+    let plain = Route { link: Some(link), scope, ..Route::new(destination) };
+    match kind {
+        RouteKind::Pod => plain,
+        RouteKind::Connected(address) => Route {
+            protocol: PROTOCOL_KERNEL,
+            source: Some(address).filter(|_| is_ipv4),
+            priority: (!is_ipv4).then_some(METRIC_KERNEL),
+            ..plain
+        },
+    }
 }
 
 fn link(socket: &mut RouteSocket, name: &str) -> Result<Link> {
@@ -224,7 +243,7 @@ impl fmt::Display for Change {
             Change::SetMtu(name, mtu) => write!(f, "the MTU of link {name} was not {mtu}"),
             Change::SetPort(name, _) => write!(f, "bridge port {name} had other settings"),
             Change::SetVlans(name, _) => write!(f, "bridge port {name} was in other VLANs"),
-            Change::AddRoute(destination, device) => {
+            Change::AddRoute(destination, device, _) => {
                 write!(f, "the route to {destination} by link {device} was missing")
             }
         }

@@ -2,7 +2,7 @@
 
 use netlink::PortFlags;
 
-use crate::state::AddressOwner;
+use crate::state::{AddressOwner, RouteKind};
 use crate::{Change, State};
 
 /// The changes, in the order in which they are applied: a link comes before its settings, IPv6 before its
@@ -36,9 +36,18 @@ pub fn diff(desired: &State, observed: &State) -> Vec<Change> {
             });
         }
     }
-    for (destination, device) in &desired.routes {
-        if exists(device) && !observed.routes.contains(&(*destination, device.clone())) {
-            changes.push(Change::AddRoute(*destination, device.clone()));
+    for ((destination, device), kind) in &desired.routes {
+        let key = (*destination, device.clone());
+        // With an address that is added now, the kernel adds its route.
+        let follows = match kind {
+            RouteKind::Pod => false,
+            RouteKind::Connected(address) => !observed
+                .addresses
+                .keys()
+                .any(|(name, present)| name == device && present.address() == *address),
+        };
+        if exists(device) && !follows && !observed.routes.contains_key(&key) {
+            changes.push(Change::AddRoute(*destination, device.clone(), *kind));
         }
     }
     changes
@@ -132,7 +141,7 @@ mod tests {
         state.ends.insert("vd1".into(), EndState { up: true, mtu: 1500, ..EndState::default() });
         let gateway = "10.0.0.1/24".parse().unwrap();
         state.addresses.insert(("br0".into(), gateway), AddressOwner::Viaduct);
-        state.routes.insert(("10.0.0.2/32".parse().unwrap(), "vd1".into()));
+        state.routes.insert(("10.0.0.2/32".parse().unwrap(), "vd1".into()), RouteKind::Pod);
         state.sysctls.insert("net/ipv4/conf/br0/forwarding".into(), "1".into());
         state.sysctls.insert("net/ipv4/ip_forward".into(), "1".into());
         state

@@ -37,7 +37,7 @@ pub use host_port::{HostPort, Protocol};
 pub use owner::{Attachment, Owner, link_prefix, tag_prefix};
 pub use plan::plan;
 pub use record::{Forwarding, LinkRecord, Record, Records};
-pub use state::{BridgeState, EndState, State};
+pub use state::{BridgeState, EndState, RouteKind, State};
 
 /// Protocol number of the addresses and routes that we own (`ip route show proto 86`).
 pub const PROTOCOL: u8 = 86;

@@ -77,11 +77,10 @@ pub fn observe(socket: &mut RouteSocket, links: &[Link], desired: &State) -> Res
         for family in [Family::V4, Family::V6] {
             for route in socket.routes(RouteFilter { family, link: None, protocol: None })? {
                 let name = route.link.and_then(|index| names.get(&index));
-                let Some(name) = name.filter(|name| desired.ends.contains_key(**name)) else {
-                    continue;
-                };
-                if route.gateway.is_none() {
-                    state.routes.insert((route.destination, (*name).to_owned()));
+                let Some(name) = name.filter(|_| route.gateway.is_none()) else { continue };
+                let key = (route.destination, (*name).to_owned());
+                if let Some(kind) = desired.routes.get(&key) {
+                    state.routes.insert(key, *kind);
                 }
             }
         }
@@ -107,6 +106,8 @@ pub fn observe_bridge(
         }
     }
     read_sysctls(&mut state, desired);
+    // Routes are compared by the comparison of the whole node.
+    state.routes = desired.routes.clone();
     Ok(state)
 }
 
@@ -121,6 +122,8 @@ pub fn new_end(record: &Record, desired: &State) -> State {
     state.bridges = desired.bridges.clone();
     state.addresses = desired.addresses.clone();
     state.addresses.retain(|(device, _), _| desired.bridges.contains_key(device));
+    state.routes = desired.routes.clone();
+    state.routes.retain(|(_, device), _| desired.bridges.contains_key(device));
     read_sysctls(&mut state, desired);
     state
 }

@@ -2,7 +2,7 @@
 
 use netlink::{Family, MacAddress, Prefix};
 
-use crate::state::AddressOwner;
+use crate::state::{AddressOwner, RouteKind};
 use crate::sysctls::of_device;
 use crate::{EndState, Forwarding, LinkRecord, Record, State};
 
@@ -63,7 +63,7 @@ fn plan_routed_link(state: &mut State, record: &Record) {
     let mac = record.owner.mac("host");
     plan_gateways(state, record, &link, Some(mac), |gateway| Prefix::host(gateway.address()));
     for ip in record.ips() {
-        state.routes.insert((Prefix::host(ip), link.clone()));
+        state.routes.insert((Prefix::host(ip), link.clone()), RouteKind::Pod);
     }
     let end = EndState { up: true, mtu: record.mtu, ..EndState::default() };
     state.ends.insert(link, end);
@@ -78,13 +78,21 @@ fn plan_gateways(
     form: impl Fn(Prefix) -> Prefix,
 ) {
     for gateway in &record.gateways {
-        let key = (device.to_owned(), form(*gateway));
-        state.addresses.insert(key, AddressOwner::Viaduct);
+        plan_address(state, device, form(*gateway), AddressOwner::Viaduct);
     }
     if record.detect_duplicates {
         state.detecting.insert(device.to_owned());
     } else if let (true, Some(mac)) = (has_ipv6(&record.gateways), mac) {
-        state.addresses.insert((device.to_owned(), mac.link_local()), AddressOwner::Unknown);
+        plan_address(state, device, mac.link_local(), AddressOwner::Unknown);
+    }
+}
+
+/// An address, and the route that the kernel adds with it: another process may delete either.
+fn plan_address(state: &mut State, device: &str, address: Prefix, owner: AddressOwner) {
+    state.addresses.insert((device.to_owned(), address), owner);
+    if address.family() == Family::V6 || address != Prefix::host(address.address()) {
+        let key = (address.network(), device.to_owned());
+        state.routes.insert(key, RouteKind::Connected(address.address()));
     }
 }
 
@@ -164,7 +172,8 @@ mod tests {
         let local = pod.owner.mac("host").link_local();
         let addresses: Vec<_> = state.addresses.keys().map(|(_, address)| *address).collect();
         assert_eq!(addresses, ["fd00:1::1/128".parse().unwrap(), local]);
-        assert!(state.routes.contains(&("fd00:1::2/128".parse().unwrap(), link.clone())));
+        let route = ("fd00:1::2/128".parse().unwrap(), link.clone());
+        assert_eq!(state.routes[&route], RouteKind::Pod);
         assert_eq!(state.sysctls[&format!("net/ipv6/conf/{link}/accept_ra")], "0");
     }
 }

@@ -1,6 +1,7 @@
 //! [`State`]: links, addresses, routes and sysctls of the node that attachments need, desired or observed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use netlink::{MacAddress, Prefix};
 
@@ -47,6 +48,15 @@ pub enum AddressOwner {
     Unknown,
 }
 
+/// How a route comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// It leads to a pod.
+    Pod,
+    /// The kernel adds it with this address of the device.
+    Connected(IpAddr),
+}
+
 /// Links, addresses, routes and sysctls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
@@ -58,8 +68,8 @@ pub struct State {
     pub addresses: BTreeMap<(String, Prefix), AddressOwner>,
     /// As desired: devices whose IPv6 addresses wait for duplicate address detection.
     pub detecting: BTreeSet<String>,
-    /// Routes to pods: destination and device.
-    pub routes: BTreeSet<(Prefix, String)>,
+    /// Routes without a gateway by destination and device.
+    pub routes: BTreeMap<(Prefix, String), RouteKind>,
     /// Values of sysctls by name.
     pub sysctls: BTreeMap<String, String>,
 }

@@ -11,6 +11,16 @@ pub fn shortened(text: &str, bytes: usize) -> String {
     format!("{}{MORE}", &text[..end])
 }
 
+/// The first few of a list, and how many more there are.
+pub fn some_of(list: &[String]) -> String {
+    const FEW: usize = 4;
+    let few = list.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
+    match list.len().saturating_sub(FEW) {
+        0 => few,
+        more => format!("{few}; and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

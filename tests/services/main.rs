@@ -22,6 +22,7 @@ mod load_balancer;
 mod masquerade;
 mod modes;
 mod node_port;
+mod node_state;
 mod nodes;
 mod policies;
 mod programmed;

@@ -16,6 +16,7 @@ use crate::daemon::node::needed_sysctls;
 use crate::daemon::status::Status;
 use crate::reporter::{Reason, Reporter};
 use crate::server::{Health, Metrics};
+use crate::text::some_of;
 
 /// Interval of comparisons while the kernel reports nothing.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -124,9 +125,11 @@ impl NodeStateKeeper {
             failures: vec![format!("cannot compare the node's state: {error}")],
             ..Report::default()
         });
-        for repair in &report.repairs {
-            tracing::info!("repaired the node's state: {}", repair.damage);
-            self.settings.metrics.node_repaired(repair.kind);
+        report.repairs.iter().for_each(|repair| self.settings.metrics.node_repaired(repair.kind));
+        if !report.repairs.is_empty() {
+            let damages: Vec<String> =
+                report.repairs.iter().map(|repair| repair.damage.clone()).collect();
+            tracing::warn!("repaired the node's state: {}", some_of(&damages));
         }
         self.report(report);
     }

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 use netlink::conntrack::Conntrack;
 use netlink::{Family, Result};
 
-use outcome::some_of;
-
 use super::counters::Owners;
 use super::drift::{self, Told, Watched};
 use super::node;
@@ -28,6 +26,7 @@ use crate::server::{ServiceHealth, notify};
 use crate::service::table::Delta;
 use crate::service::{Rules, Table, plan};
 use crate::source::{Problem, Update};
+use crate::text::some_of;
 
 /// Times of changes that are waited for, for the latency metric.
 const TRIGGERS: usize = 1000;

@@ -13,6 +13,7 @@ use crate::dataplane::{FAMILIES, Node, NodePorts, Written, ipvs};
 use crate::server::RelayTarget;
 use crate::service::table::Delta;
 use crate::service::{Address, FrontendKey, Resolution};
+use crate::text::some_of;
 
 /// Somebody who holds a lock lets it go soon.
 const LOCKED: Duration = Duration::from_secs(4);
@@ -269,16 +270,6 @@ impl Engine {
                 Err(error) => tracing::warn!("{error}: UDP flows are not cleaned"),
             }
         }
-    }
-}
-
-/// The first few of a list, and how many more there are.
-pub(super) fn some_of(list: &[String]) -> String {
-    const FEW: usize = 4;
-    let few = list.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
-    match list.len().saturating_sub(FEW) {
-        0 => few,
-        more => format!("{few}; and {more} more"),
     }
 }
 

@@ -1,0 +1,417 @@
+//! The node's own state under the daemon: damaged by hand, back within ten seconds; left out, said so.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use testnet::manifest::{NodeObject, documents};
+use testnet::{Family, Host, Manifests, Network, Node, Pod, Proxyd, eventually};
+
+use super::soon;
+use super::world::World;
+
+const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
+const HOST_PORT: u16 = 8081;
+
+/// The daemon with the agent, once it serves pods, and the configuration list that it wrote.
+fn start<'n>(node: &'n Node, settings: &str) -> (Proxyd<'n>, Value) {
+    let settings = format!("policies: false\nsourceAddressCheck: false\n{settings}");
+    let daemon = Proxyd::spawn(node, &["--network-config", &node.agent_settings(&settings)]);
+    let list = soon("the configuration list", || {
+        let text = std::fs::read(node.folder().join("net.d/10-viaduct.conflist")).ok()?;
+        serde_json::from_slice::<Value>(&text).ok()
+    });
+    soon("it is ready", || is_ready(&daemon));
+    (daemon, list)
+}
+
+fn is_ready(daemon: &Proxyd<'_>) -> bool {
+    daemon.http_get(10256, "/readyz").is_some_and(|answer| answer.status == 200)
+}
+
+fn status(daemon: &Proxyd<'_>) -> Value {
+    let page = soon("the status page", || daemon.http_get(10249, "/status"));
+    serde_json::from_str(&page.body).expect("JSON")
+}
+
+/// A pod with a host port on the daemon's network.
+fn serving<'n>(node: &'n Node, list: &Value, name: &str, port: u16) -> Pod<'n> {
+    node.pod(&Network::of_conflist(list, node).host_port(port, 80, "tcp"), name)
+}
+
+#[track_caller]
+fn await_service(world: &World, pod: &Pod<'_>, other: &Pod<'_>, damage: &str) {
+    let start = Instant::now();
+    for family in [Family::V4, Family::V6] {
+        let node = pod.node();
+        let (own, address) = match family {
+            Family::V4 => (node.v4(), other.v4()),
+            Family::V6 => (node.v6(), other.v6()),
+        };
+        eventually(&format!("{damage}: host port by {family:?}"), REPAIRED_WITHIN, || {
+            world.lan.can_reach((own, HOST_PORT))
+        });
+        eventually(&format!("{damage}: way out by {family:?}"), REPAIRED_WITHIN, || {
+            let answer = pod.tcp((world.lan.outside(family), 8080));
+            answer.is_ok_and(|answer| answer.peer == own)
+        });
+        eventually(
+            &format!("{damage}: pod of another node by {family:?}"),
+            REPAIRED_WITHIN,
+            || pod.ping(address).is_ok(),
+        );
+    }
+    assert!(start.elapsed() < REPAIRED_WITHIN, "{damage} took {:?}", start.elapsed());
+}
+
+fn damages(mode: &str, link: &str) -> Vec<String> {
+    let mut all: Vec<String> = [
+        "nft flush ruleset",
+        "nft delete table inet viaduct-host",
+        "nft flush map inet viaduct-host hostports-any-4",
+        "nft flush set inet viaduct-host masquerade-6",
+        "nft flush set inet viaduct-host masquerade-exclude-4",
+        "nft flush chain inet viaduct-host prerouting",
+        "nft flush set inet viaduct-host loops",
+        "sysctl -qw net.ipv4.ip_forward=0",
+        "sysctl -qw net.ipv6.conf.all.forwarding=0",
+    ]
+    .map(str::to_owned)
+    .into();
+    all.push(format!("ip link set {link} down"));
+    all.push(format!("ip link set {link} mtu 1300"));
+    let own: &[&str] = match mode {
+        "routed" => &[
+            "ip addr flush dev LINK",
+            "ip route flush dev LINK",
+            "ip -6 route flush dev LINK",
+            "sysctl -qw net.ipv4.conf.LINK.forwarding=0",
+        ],
+        _ => &[
+            "ip link set viaduct0 down",
+            "ip addr flush dev viaduct0",
+            "ip route flush dev viaduct0",
+            "ip -6 route flush dev viaduct0",
+            "ip link set LINK nomaster",
+            "ip link del viaduct0",
+            "ip link set viaduct0 address 02:00:00:00:00:77",
+            "sysctl -qw net.ipv4.conf.viaduct0.forwarding=0",
+        ],
+    };
+    all.extend(own.iter().map(|damage| damage.replace("LINK", link)));
+    all
+}
+
+fn every_damage_is_repaired(mode: &str) {
+    let world = World::new();
+    let (daemon, list) = start(&world.n1, &format!("mode: {mode}\n"));
+    let (_other_daemon, other_list) = start(&world.n2, &format!("mode: {mode}\n"));
+    let pod = serving(&world.n1, &list, "pod", HOST_PORT);
+    let other = serving(&world.n2, &other_list, "other", HOST_PORT);
+    let _servers = (pod.serve_tcp(80), world.lan.serve_tcp(8080));
+    await_service(&world, &pod, &other, "before any damage");
+    for damage in damages(mode, &pod.host_link()) {
+        let repairs = || daemon.log().matches("repaired the node's state").count();
+        let before = repairs();
+        let words: Vec<&str> = damage.split(' ').collect();
+        world.n1.namespace().command(words[0], &words[1..]);
+        eventually(&format!("{damage}: a line in the log"), REPAIRED_WITHIN, || repairs() > before);
+        await_service(&world, &pod, &other, &damage);
+        pod.check().result();
+    }
+    assert!(daemon.metric("viaduct_node_repairs_total", "") >= Some(10.0));
+    eventually("it is ready", REPAIRED_WITHIN, || is_ready(&daemon));
+}
+
+#[test]
+fn damage_is_repaired_with_a_bridge() {
+    every_damage_is_repaired("bridge");
+}
+
+#[test]
+fn damage_is_repaired_with_routed_links() {
+    every_damage_is_repaired("routed");
+}
+
+#[test]
+fn nothing_is_written_while_nothing_is_damaged() {
+    for mode in ["bridge", "routed"] {
+        let world = World::new();
+        let (daemon, list) = start(&world.n1, &format!("mode: {mode}\n"));
+        let _pods = [serving(&world.n1, &list, "a", 8081), serving(&world.n1, &list, "b", 8082)];
+        // One comparison after the pods, then a quiet time.
+        std::thread::sleep(Duration::from_secs(2));
+        let (before, log) = (generation(&world.n1), daemon.log());
+        std::thread::sleep(Duration::from_secs(11));
+        assert_eq!(generation(&world.n1), before, "{mode}: something was committed");
+        assert_eq!(daemon.log(), log, "{mode}: something was logged");
+    }
+}
+
+/// The number of nftables transactions of a node.
+fn generation(node: &Node) -> u32 {
+    let text = node.namespace().command("nft", &["-j", "list", "ruleset"]);
+    // The generation itself is not in the listing: handles grow with each transaction that adds something.
+    text.matches("\"handle\"").count() as u32
+}
+
+#[test]
+fn a_node_that_is_not_routed_is_a_problem() {
+    let node = |name: &str, addresses: &[&str], cidr: &str, more: Value| {
+        let addresses: Vec<Value> = addresses
+            .iter()
+            .map(|address| json!({"type": "InternalIP", "address": address}))
+            .collect();
+        let mut object = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "spec": {"podCIDRs": [cidr]}, "status": {"addresses": addresses},
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            object["metadata"][key] = value.clone();
+        }
+        object
+    };
+    let plain = json!({});
+    for (backend, object, words) in [
+        ("host-gw", node("far", &["172.31.5.9"], "10.244.77.0/24", plain.clone()), "172.31.5.9"),
+        ("vxlan", node("six", &["fd00:192:168::77"], "10.244.77.0/24", plain.clone()), "IPv4"),
+        ("vxlan", node("twin", &["192.168.0.77"], "10.244.1.0/24", plain.clone()), "overlaps"),
+        ("vxlan", node("thief", &["192.168.0.1"], "10.244.77.0/24", plain.clone()), "192.168.0.1"),
+        (
+            "host-gw",
+            node("thief", &["192.168.0.1"], "10.244.77.0/24", plain.clone()),
+            "192.168.0.1",
+        ),
+        ("vxlan", node("nowhere", &[], "10.244.77.0/24", plain), "no address"),
+    ] {
+        let world = World::new();
+        let (daemon, _) = start(&world.n1, &format!("backend: {backend}\n"));
+        assert_eq!(status(&daemon)["problemCount"], 0);
+        assert!(daemon.log().contains("pod network: in place"), "{}", daemon.log());
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        daemon.write("more", &documents(&[&object]));
+        let case = format!("{backend} {name}");
+        let problems = eventually(&case, REPAIRED_WITHIN, || {
+            let status = status(&daemon);
+            (status["problemCount"] == 1).then(|| status["problems"][0].to_string())
+        });
+        assert!(problems.contains(&name) && problems.contains(words), "{case}: {problems}");
+        assert!(daemon.log().contains(words), "{case}: {}", daemon.log());
+        assert_eq!(daemon.metric("viaduct_network_problems", "overlay"), Some(1.0), "{case}");
+        assert_ne!(status(&daemon)["network"], "in place", "{case}");
+        assert!(is_ready(&daemon), "{case}: pods of this node work");
+        let routes = world.n1.namespace().ip("route show proto 86");
+        assert!(routes.contains(&world.n2.pod_cidr()), "{case}: the others stay: {routes}");
+        daemon.remove("more");
+        eventually(&case, REPAIRED_WITHIN, || status(&daemon)["problemCount"] == 0);
+    }
+}
+
+#[test]
+fn addresses_in_any_order_reach_each_other() {
+    for (first, second) in [(false, true), (true, false), (true, true)] {
+        let world = World::new();
+        let object = |node: &Node, ipv6_first: bool| {
+            let mut addresses = vec![node.v4(), node.v6()];
+            if ipv6_first {
+                addresses.reverse();
+            }
+            let addresses: Vec<Value> = addresses
+                .iter()
+                .map(|address| json!({"type": "InternalIP", "address": address}))
+                .collect();
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
+                "spec": {"podCIDRs": [node.pod_cidr(), node.pod_cidr_v6()]},
+                "status": {"addresses": addresses}})
+        };
+        let nodes = documents(&[&object(&world.n1, first), &object(&world.n2, second)]);
+        for node in [&world.n1, &world.n2] {
+            Manifests::of(node).write("nodes", &nodes);
+        }
+        let (daemon, list) = start(&world.n1, "");
+        let (_other, other_list) = start(&world.n2, "");
+        let pod = world.n1.pod(&Network::of_conflist(&list, &world.n1), "a");
+        let peer = world.n2.pod(&Network::of_conflist(&other_list, &world.n2), "b");
+        for address in [peer.v4(), peer.v6()] {
+            pod.ping(address).unwrap_or_else(|error| panic!("{first} {second} {address}: {error}"));
+        }
+        assert_eq!(status(&daemon)["problemCount"], 0);
+    }
+}
+
+#[test]
+fn a_subnet_goes_to_the_node_that_is_ready_and_older() {
+    let world = World::new();
+    let object = |name: &str, address: &str, created: &str, ready: &str| {
+        json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "creationTimestamp": created},
+            "spec": {"podCIDRs": ["10.244.77.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}],
+                "conditions": [{"type": "Ready", "status": ready}]}})
+    };
+    let (daemon, _) = start(&world.n1, "backend: host-gw\n");
+    let route = || world.n1.namespace().ip("route show 10.244.77.0/24");
+    let old = "2026-01-01T00:00:00Z";
+    let new = "2026-06-01T00:00:00Z";
+    let cases = [
+        [object("a", "192.168.0.71", new, "True"), object("z", "192.168.0.72", old, "True")],
+        [object("a", "192.168.0.71", old, "Unknown"), object("z", "192.168.0.72", new, "True")],
+    ];
+    for case in cases {
+        daemon.write("more", &documents(&[&case[0], &case[1]]));
+        eventually("the route", REPAIRED_WITHIN, || {
+            if route().contains("192.168.0.72") { Ok(()) } else { Err(route()) }
+        });
+        daemon.remove("more");
+        eventually("no route", REPAIRED_WITHIN, || route().is_empty());
+    }
+}
+
+#[test]
+fn node_events_do_not_starve_repair() {
+    let world = World::new();
+    let (daemon, _) = start(&world.n1, "backend: host-gw\n");
+    let cidr = world.n2.pod_cidr();
+    let route = || world.n1.namespace().ip("route show proto 86").contains(&cidr);
+    world.n1.namespace().ip(&format!("route del {cidr}"));
+    let deadline = Instant::now() + REPAIRED_WITHIN;
+    let mut number = 0;
+    while !route() {
+        assert!(Instant::now() < deadline, "the route is not back under a stream of node events");
+        number = number % 200 + 1;
+        let third = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n3"},
+            "spec": {"podCIDRs": [format!("10.244.{number}.0/26")]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.77"}]}});
+        daemon.write("n3", &documents(&[&third]));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_backend_that_is_switched_off_leaves_nothing() {
+    let world = World::new();
+    for (before, after) in [("vxlan", "none"), ("host-gw", "none"), ("vxlan", "host-gw")] {
+        let (mut daemon, _) = start(&world.n1, &format!("backend: {before}\n"));
+        let routes = || world.n1.namespace().ip("route show proto 86");
+        assert!(routes().contains(&world.n2.pod_cidr()), "{before}: {}", routes());
+        daemon.stop();
+        // One node alone: no route tells which device is old.
+        let alone = documents(&[&NodeObject::of(&world.n1)]);
+        if after != "none" {
+            daemon.write("nodes", &alone);
+        }
+        let (daemon, _) = start(&world.n1, &format!("backend: {after}\n"));
+        eventually(&format!("{before} to {after}"), REPAIRED_WITHIN, || {
+            let links = world.n1.namespace().links();
+            let tunnels = links.iter().filter(|link| link.starts_with("vdvxlan")).count();
+            if tunnels == 0 && routes().is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{links:?} {}", routes()))
+            }
+        });
+        let both = documents(&[&NodeObject::of(&world.n1), &NodeObject::of(&world.n2)]);
+        daemon.write("nodes", &both);
+        drop(daemon);
+    }
+}
+
+#[test]
+fn a_rival_tunnel_is_named() {
+    let world = World::new();
+    world.n1.namespace().ip(
+        "link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 local 192.168.0.1 nolearning",
+    );
+    world.n1.namespace().ip("link set flannel.1 up");
+    let daemon = Proxyd::spawn(
+        &world.n1,
+        &["--network-config", &world.n1.agent_settings("policies: false\n")],
+    );
+    soon("the rival is named", || {
+        let answer = daemon.http_get(10256, "/readyz")?;
+        (answer.body.contains("flannel.1") && answer.body.contains("8472")).then_some(())
+    });
+    assert!(!world.n1.namespace().links().contains(&"vdvxlan1".to_owned()));
+    world.n1.namespace().ip("link del flannel.1");
+    soon("it is ready", || is_ready(&daemon));
+}
+
+/// Random damage for a while, then quiet: the node equals one where nothing was ever damaged.
+#[test]
+fn random_damage_leaves_the_state_of_a_fresh_node() {
+    let count = std::env::var("VIADUCT_DAMAGES").ok().and_then(|text| text.parse().ok());
+    for mode in ["bridge", "routed"] {
+        let world = World::new();
+        let (daemon, list) = start(&world.n1, &format!("mode: {mode}\n"));
+        let pods: Vec<Pod<'_>> =
+            (0..3).map(|n| serving(&world.n1, &list, &format!("p{n}"), HOST_PORT + n)).collect();
+        std::thread::sleep(Duration::from_secs(2));
+        let fresh = snapshot(&world.n1);
+        let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut roll = |below: usize| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            (dice % below as u64) as usize
+        };
+        for step in 0..count.unwrap_or(40) {
+            let all = damages(mode, &pods[roll(pods.len())].host_link());
+            let damage = &all[roll(all.len())];
+            let words: Vec<&str> = damage.split(' ').collect();
+            // What an earlier damage removed cannot be damaged again.
+            let _ = world.n1.namespace().try_command(words[0], &words[1..]);
+            if step % 5 == 0 {
+                let third = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n3"},
+                    "spec": {"podCIDRs": [format!("10.244.{}.0/24", 100 + step % 50)]},
+                    "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.77"}]}});
+                daemon.write("n3", &documents(&[&third]));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = std::fs::remove_file(daemon.manifests().path().join("n3.yaml"));
+        eventually(&format!("{mode}: the state of a fresh node"), Duration::from_secs(20), || {
+            let now = snapshot(&world.n1);
+            let differences: Vec<String> = fresh
+                .iter()
+                .filter(|(name, value)| now.get(*name) != Some(value))
+                .map(|(name, value)| format!("{name}: {value}\nis now: {:?}", now.get(name)))
+                .collect();
+            if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
+        });
+        for pod in &pods {
+            pod.check().result();
+        }
+    }
+}
+
+/// Everything of a node that the pod network needs, in an order that does not depend on history.
+fn snapshot(node: &Node) -> BTreeMap<String, String> {
+    let sorted = |text: String| {
+        let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    };
+    let namespace = node.namespace();
+    let mut all = BTreeMap::new();
+    all.insert("routes 4".into(), sorted(namespace.ip("-4 route show table main")));
+    all.insert("routes 6".into(), sorted(namespace.ip("-6 route show table main")));
+    for link in namespace.ip_json("addr").as_array().into_iter().flatten() {
+        let name = link["ifname"].as_str().unwrap_or_default();
+        let addresses = link["addr_info"].as_array().into_iter().flatten();
+        let mut addresses: Vec<String> =
+            addresses.map(|a| format!("{}/{}", a["local"], a["prefixlen"])).collect();
+        addresses.sort();
+        let text = format!("{} {} {} {addresses:?}", link["mtu"], link["master"], link["address"]);
+        all.insert(format!("link {name}"), text);
+    }
+    for table in ["inet viaduct-host", "ip viaduct", "ip6 viaduct"] {
+        let words: Vec<&str> = ["list", "table"].into_iter().chain(table.split(' ')).collect();
+        let listed = namespace.try_command("nft", &words).unwrap_or_default();
+        let listed = listed.replace(", ", "\n").replace("elements = {", "").replace('}', "");
+        all.insert(format!("table {table}"), sorted(listed));
+    }
+    for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        all.insert(name.into(), namespace.sysctl(name));
+    }
+    all
+}
