@@ -1,9 +1,10 @@
 //! [`Converger`]: compares the node with the records of all attachments, and repairs what differs.
 
-use netlink::RouteSocket;
+use netlink::{Prefix, RouteSocket};
 
 use crate::advertisements::keep_on_late_uplinks;
 use crate::diff::owned_but_undesired;
+use crate::firewall::{self, Firewalls};
 use crate::observe::{LinkNames, observe};
 use crate::{Change, LinkRecord, Record, Records, Result, State, diff, netfilter, plan};
 
@@ -33,17 +34,19 @@ pub struct Report {
 pub struct Converger {
     routes: RouteSocket,
     records: Records,
+    firewalls: Firewalls,
 }
 
 impl Converger {
     /// Works in the calling thread's network namespace.
     pub fn open() -> Result<Converger> {
         let records = Records::of_current_namespace()?;
-        Ok(Converger { routes: RouteSocket::open()?, records })
+        Ok(Converger { routes: RouteSocket::open()?, records, firewalls: Firewalls::default() })
     }
 
-    /// Repairs what differs from the records, and from the sysctls that the node needs besides.
-    pub fn converge(&mut self, sysctls: &[(&str, &str)]) -> Result<Report> {
+    /// Repairs what differs from the records, and from the sysctls that the node needs besides. `cluster` are
+    /// the networks of all pods, whose packets a firewall must not drop.
+    pub fn converge(&mut self, sysctls: &[(&str, &str)], cluster: &[Prefix]) -> Result<Report> {
         let mut report = Report::default();
         let (records, unreadable) = self.records.list()?;
         report.problems.extend(unreadable);
@@ -84,6 +87,10 @@ impl Converger {
         for change in &late {
             self.apply(change, &mut report);
         }
+        let admitted = self.firewalls.admit(&live, cluster);
+        report.problems.extend(admitted.problems);
+        let repairs = admitted.repairs.into_iter();
+        report.repairs.extend(repairs.map(|damage| Repair { kind: "firewall", damage }));
         Ok(report)
     }
 
@@ -129,7 +136,17 @@ fn stale_gateways(desired: &State, observed: &State) -> Vec<Change> {
         .collect()
 }
 
+/// Keeps iptables from dropping packets of one attachment's pod. Returns a line for each firewall that did, or
+/// still does.
+pub fn admit(record: &Record) -> Vec<String> {
+    if !firewall::may_drop() {
+        return Vec::new();
+    }
+    let outcome = Firewalls::default().admit(&[record], &[]);
+    outcome.repairs.into_iter().chain(outcome.problems).collect()
+}
+
 /// Compares the whole node once. For GC, and for an ADD that found damage.
 pub fn converge() -> Result<Report> {
-    Converger::open()?.converge(&[])
+    Converger::open()?.converge(&[], &[])
 }

@@ -18,6 +18,7 @@ mod change;
 mod converge;
 mod diff;
 mod error;
+mod firewall;
 pub mod gateways;
 mod host_port;
 pub mod limits;
@@ -30,7 +31,7 @@ mod state;
 pub mod sysctls;
 
 pub use change::{Change, refuse_other_kinds};
-pub use converge::{Converger, Repair, Report, converge};
+pub use converge::{Converger, Repair, Report, admit, converge};
 pub use diff::diff;
 pub use error::{Error, Result};
 pub use host_port::{HostPort, Protocol};

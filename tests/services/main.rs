@@ -15,6 +15,7 @@ mod counters;
 mod dice;
 mod empty;
 mod endpoints;
+mod firewall;
 mod health;
 mod ipvs;
 mod killed;

@@ -14,7 +14,7 @@ const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
 const HOST_PORT: u16 = 8081;
 
 /// The daemon with the agent, once it serves pods, and the configuration list that it wrote.
-fn start<'n>(node: &'n Node, settings: &str) -> (Proxyd<'n>, Value) {
+pub(crate) fn start<'n>(node: &'n Node, settings: &str) -> (Proxyd<'n>, Value) {
     let settings = format!("policies: false\nsourceAddressCheck: false\n{settings}");
     let daemon = Proxyd::spawn(node, &["--network-config", &node.agent_settings(&settings)]);
     let list = soon("the configuration list", || {
@@ -29,7 +29,7 @@ fn is_ready(daemon: &Proxyd<'_>) -> bool {
     daemon.http_get(10256, "/readyz").is_some_and(|answer| answer.status == 200)
 }
 
-fn status(daemon: &Proxyd<'_>) -> Value {
+pub(crate) fn status(daemon: &Proxyd<'_>) -> Value {
     let page = soon("the status page", || daemon.http_get(10249, "/status"));
     serde_json::from_str(&page.body).expect("JSON")
 }

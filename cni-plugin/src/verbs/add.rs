@@ -180,6 +180,9 @@ impl Attach<'_> {
         self.wait_until_answering(bridge.as_ref(), &host)?;
         self.report_to_daemon(&host)?;
         network::write_record(&self.records, &self.record);
+        if config.daemon.is_none() && config.serves_gateway() {
+            attachment::admit(&self.record).iter().for_each(|line| eprintln!("viaduct: {line}"));
+        }
         if bridge_is_new && config.daemon.is_none() {
             self.repair_others();
         }

@@ -19,5 +19,5 @@ pub use object::{
     Chain, DataType, Element, ElementData, ElementDataRef, ElementRef, Hook, Key, Set, SetData,
     Table, TableFamily,
 };
-pub use read::RuleTag;
+pub use read::{BaseChain, RuleTag};
 pub use transaction::{ElementChange, Generation, NftSocket, Transaction};

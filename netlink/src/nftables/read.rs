@@ -40,11 +40,58 @@ const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_USERDATA: u16 = 6;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+/// Verdict of a chain's policy (`include/uapi/linux/netfilter.h`).
+const NF_DROP: u32 = 0;
 const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_DATA_VALUE: u16 = 1;
 /// A table that is resized is so once or twice in a row.
 const READINGS: usize = 20;
+
+/// A chain that sees packets at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// Number of the family of its table (`NFPROTO_*`).
+    family: u8,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it drops what no rule of it accepts.
+    pub drops: bool,
+}
+
+impl BaseChain {
+    /// Whether its table is of this family.
+    pub fn is_of(&self, family: super::TableFamily) -> bool {
+        self.family == family.number()
+    }
+}
+
+/// The number of the hook, and the chain.
+fn parse_base_chain(payload: &[u8]) -> Option<(u32, BaseChain)> {
+    let (mut hook, mut drops) = (None, false);
+    let mut chain = BaseChain {
+        family: *payload.first()?,
+        table: String::new(),
+        name: String::new(),
+        drops: false,
+    };
+    for (kind, value) in attributes_after(payload, NFGENMSG_LEN) {
+        match kind {
+            NFTA_CHAIN_TABLE => chain.table = read_string(value),
+            NFTA_CHAIN_NAME => chain.name = read_string(value),
+            NFTA_CHAIN_HOOK => hook = attribute(value, NFTA_HOOK_HOOKNUM).and_then(read_be32),
+            NFTA_CHAIN_POLICY => drops = read_be32(value)? == NF_DROP,
+            _ => {}
+        }
+    }
+    chain.drops = drops;
+    Some((hook?, chain))
+}
 
 /// A rule as far as it can be recognised: its chain and its comment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +168,29 @@ impl NftSocket {
         crate::error::found(
             answer.map_err(|error| error.during(format!("read nftables table {:?}", table.name))),
         )
+    }
+
+    /// The base chains at a hook, of all tables.
+    pub fn base_chains(&mut self, hook: u32) -> Result<Vec<BaseChain>> {
+        let mut request = Writer::default();
+        request.message(nft(NFT_MSG_GETCHAIN), NLM_F_DUMP, |m| nfgenmsg(m, 0, 0));
+        let chains = self.socket.dump(request, |payload| {
+            parse_base_chain(payload).filter(|(number, _)| *number == hook).map(|(_, chain)| chain)
+        });
+        chains.map_err(|error| error.during("list the base chains of nftables"))
+    }
+
+    /// A base chain; `None` if there is no such chain, or if it has no hook.
+    pub fn base_chain(&mut self, table: Table<'_>, chain: &str) -> Result<Option<BaseChain>> {
+        let mut request = Writer::default();
+        request.message(nft(NFT_MSG_GETCHAIN), 0, |m| {
+            nfgenmsg(m, table.family.number(), 0);
+            m.string(NFTA_CHAIN_TABLE, table.name);
+            m.string(NFTA_CHAIN_NAME, chain);
+        });
+        let found = self.socket.get(request, |payload| Some(parse_base_chain(payload)));
+        let found = found.map_err(|error| error.during(format!("read nftables chain {chain:?}")));
+        Ok(crate::error::found(found)?.flatten().map(|(_, chain)| chain))
     }
 
     /// The names of the chains of a table.

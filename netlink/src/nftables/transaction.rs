@@ -191,6 +191,15 @@ impl NftSocket {
 /// Half of Linux's default (`net.core.wmem_default`), which counts bookkeeping too.
 const DEFAULT_SEND_BUFFER: usize = 100 * 1024;
 
+fn write_rule(m: &mut Writer, table: Table<'_>, chain: &str, comment: &str, rule: &[Expression]) {
+    m.string(NFTA_RULE_TABLE, table.name);
+    m.string(NFTA_RULE_CHAIN, chain);
+    m.nest(NFTA_RULE_EXPRESSIONS, |m| rule.iter().for_each(|e| e.write(m)));
+    if !comment.is_empty() {
+        m.attr(NFTA_RULE_USERDATA, &user_data(comment));
+    }
+}
+
 /// Numbers the messages from `first` and asks for an acknowledgement of message `last`.
 fn number(bytes: &mut [u8], first: u32, last: u32) {
     let (mut at, mut sequence) = (0, first);
@@ -367,12 +376,21 @@ impl Transaction {
     pub fn add_rule(&mut self, table: Table<'_>, chain: &str, comment: &str, rule: &[Expression]) {
         let object = format!("rule {comment:?} in chain {chain:?}");
         self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, table, object, |m| {
-            m.string(NFTA_RULE_TABLE, table.name);
-            m.string(NFTA_RULE_CHAIN, chain);
-            m.nest(NFTA_RULE_EXPRESSIONS, |m| rule.iter().for_each(|e| e.write(m)));
-            if !comment.is_empty() {
-                m.attr(NFTA_RULE_USERDATA, &user_data(comment));
-            }
+            write_rule(m, table, chain, comment, rule);
+        });
+    }
+
+    /// Adds a rule at the beginning of a chain; an empty comment is none.
+    pub fn insert_rule(
+        &mut self,
+        table: Table<'_>,
+        chain: &str,
+        comment: &str,
+        rule: &[Expression],
+    ) {
+        let object = format!("rule {comment:?} in chain {chain:?}");
+        self.message(NFT_MSG_NEWRULE, NLM_F_CREATE, table, object, |m| {
+            write_rule(m, table, chain, comment, rule);
         });
     }
 

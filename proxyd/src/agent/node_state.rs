@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use attachment::{Converger, Report};
 use netlink::nftables::NftMonitor;
-use netlink::{Errno, RouteMonitor};
+use netlink::{Errno, Prefix, RouteMonitor};
 
 use crate::daemon::node::needed_sysctls;
 use crate::daemon::status::Status;
@@ -31,6 +31,8 @@ const TABLE: &str = "viaduct-host";
 pub struct NodeStateSettings {
     /// Whether the pod network is ours, so that pods cannot be served while it is damaged.
     pub has_pod_network: bool,
+    /// The networks of all pods of the cluster.
+    pub cluster_cidrs: Vec<Prefix>,
     /// `/status`.
     pub status: Arc<Status>,
     /// `/readyz`.
@@ -121,10 +123,13 @@ impl NodeStateKeeper {
 
     fn compare(&mut self) {
         let sysctls = needed_sysctls(self.settings.has_pod_network);
-        let report = self.converger.converge(&sysctls).unwrap_or_else(|error| Report {
-            failures: vec![format!("cannot compare the node's state: {error}")],
-            ..Report::default()
-        });
+        let report = self
+            .converger
+            .converge(&sysctls, &self.settings.cluster_cidrs)
+            .unwrap_or_else(|error| Report {
+                failures: vec![format!("cannot compare the node's state: {error}")],
+                ..Report::default()
+            });
         report.repairs.iter().for_each(|repair| self.settings.metrics.node_repaired(repair.kind));
         if !report.repairs.is_empty() {
             let damages: Vec<String> =
@@ -135,7 +140,7 @@ impl NodeStateKeeper {
     }
 
     fn report(&mut self, report: Report) {
-        let NodeStateSettings { status, health, metrics, reporter, has_pod_network } =
+        let NodeStateSettings { status, health, metrics, reporter, has_pod_network, .. } =
             &self.settings;
         status.set("attachments", report.attachments);
         if *has_pod_network {

@@ -187,6 +187,7 @@ pub fn run(config: &Config) -> Result<()> {
     }
     agent::node_state::start(agent::node_state::NodeStateSettings {
         has_pod_network: config.network_config.is_some(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
         status: Arc::clone(&shared.status),
         health: shared.health.clone(),
         metrics: shared.metrics.clone(),
