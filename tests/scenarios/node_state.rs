@@ -1,7 +1,9 @@
 //! The node's side of attachments: damaged by hand, repaired by the next ADD or by GC without a daemon.
 
+use std::time::Duration;
+
 use serde_json::json;
-use testnet::{Cni, Family, Host, Lan, Network, Node, Pod};
+use testnet::{Cni, Family, Host, Lan, Network, Node, Pod, eventually};
 
 use super::{MODES, dual_stack, gc};
 
@@ -89,7 +91,8 @@ fn ports_return_to_a_bridge_that_was_deleted() {
     assert!(old.ping(other.v4()).is_err());
     let new = node.pod(&network, "new");
     for address in [other.v4(), other.v6(), new.v4(), new.v6()] {
-        old.ping(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        // The kernel lets a port forward a moment after it was added.
+        eventually(&format!("{address} answers"), Duration::from_secs(5), || old.ping(address));
         node.ping(address).unwrap();
     }
     old.check().result();
@@ -348,4 +351,57 @@ fn a_pod_starts_where_sysctls_are_read_only() {
         container.try_command("ping", &["-c1", "-W2", "10.244.1.1"]).unwrap();
         container.try_command("ping", &["-c1", "-W2", "fd00:10:1::1"]).unwrap();
     }
+}
+
+#[test]
+fn a_dropping_policy_of_iptables_is_excepted_at_add() {
+    for variant in ["nft", "legacy"] {
+        let lan = Lan::new();
+        let node = lan.node("n1");
+        let lock = format!("XTABLES_LOCKFILE={}", node.namespace().xtables_lock().display());
+        for family in ["iptables", "ip6tables"] {
+            let program = format!("{family}-{variant}");
+            node.namespace().command("env", &[&lock, &program, "-P", "FORWARD", "DROP"]);
+        }
+        let pod = node.pod(&serving("bridge", &node, 8081), "a");
+        let _servers = (pod.serve_tcp(80), lan.serve_tcp(8080));
+        assert_served(&lan, &pod, 8081, variant);
+    }
+}
+
+#[test]
+fn a_plain_network_needs_no_netfilter() {
+    for mode in MODES {
+        let lan = Lan::new();
+        let node = lan.node("n1");
+        let network = dual_stack(mode, &node);
+        let config = network.to_json(&node);
+        let container = node.container("a");
+        let cni = |verb: &str| {
+            let cni = Cni::new(verb, &config).container("a", container.path());
+            cni.run_without_netfilter(node.namespace())
+        };
+        cni("ADD").result();
+        container.try_command("ping", &["-c1", "-W2", "10.244.1.1"]).unwrap();
+        let mut list = config.clone();
+        list["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
+        Cni::new("GC", &list).run_without_netfilter(node.namespace()).result();
+        assert_eq!(node.leases(mode).len(), 2, "{mode}");
+        cni("DEL").result();
+        assert!(node.leases(mode).is_empty() && container.links().is_empty(), "{mode}");
+        let needing = network.masquerade(&[]).to_json(&node);
+        let add = Cni::new("ADD", &needing).container("b", container.path());
+        let (code, message) = add.run_without_netfilter(node.namespace()).error();
+        assert!(code == 114 && message.contains("nftables"), "{mode}: {message}");
+        assert!(node.leases(mode).is_empty(), "{mode}");
+    }
+}
+
+#[test]
+fn a_routed_pod_answers_at_once_where_detection_is_forced() {
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    node.namespace().set_sysctl("net/ipv6/conf/all/accept_dad", "2");
+    let pod = node.pod(&dual_stack("routed", &node), "a");
+    node.ping(pod.v6()).unwrap();
 }

@@ -415,3 +415,54 @@ fn snapshot(node: &Node) -> BTreeMap<String, String> {
     }
     all
 }
+
+/// A policy that denies everything to the pods of namespace `default`.
+fn deny_all() -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "deny-all", "namespace": "default"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}})
+}
+
+#[test]
+fn policies_that_nothing_enforces_are_a_warning() {
+    let world = World::new();
+    let (daemon, _) = start(&world.n1, "");
+    assert_eq!(daemon.metric("viaduct_unenforced_policies", ""), Some(0.0));
+    daemon.write("policy", &documents(&[&deny_all()]));
+    eventually("a warning", REPAIRED_WITHIN, || {
+        let problems = status(&daemon)["problems"].to_string();
+        (problems.contains("default/deny-all") && problems.contains("policies: false"))
+            .then_some(())
+    });
+    assert!(daemon.log().contains("not enforced"), "{}", daemon.log());
+    assert_eq!(daemon.metric("viaduct_unenforced_policies", ""), Some(1.0));
+    daemon.remove("policy");
+    eventually("no warning", REPAIRED_WITHIN, || status(&daemon)["problemCount"] == 0);
+}
+
+#[test]
+fn policies_of_a_folder_hold_without_a_network_configuration() {
+    let world = World::new();
+    let daemon = world.start(&[]);
+    assert!(!world.n1.namespace().ruleset().contains("viaduct-policy"), "nothing for nothing");
+    let (a, b) = (world.pod(&world.n1, "a"), world.pod(&world.n1, "b"));
+    let _server = b.serve_tcp(80);
+    let object = |pod: &Pod<'_>| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": pod.namespace().name(), "namespace": "default", "uid": pod.id()},
+            "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "podIPs": pod.ips().iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>()}})
+    };
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
+    daemon.apply("pods", &documents(&[&namespace, &object(&a), &object(&b)]));
+    assert!(a.can_reach((b.v4(), 80)) && a.can_reach((b.v6(), 80)), "without any policy");
+    daemon.write("policy", &documents(&[&deny_all()]));
+    eventually("the policy holds", REPAIRED_WITHIN, || {
+        !a.can_reach((b.v4(), 80)) && !a.can_reach((b.v6(), 80))
+    });
+    daemon.remove("policy");
+    eventually("the policy is gone", REPAIRED_WITHIN, || {
+        a.can_reach((b.v4(), 80)) && a.can_reach((b.v6(), 80))
+    });
+}

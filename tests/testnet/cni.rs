@@ -15,13 +15,31 @@ pub struct Cni {
     input: Vec<u8>,
     binary: PathBuf,
     variables: Vec<(String, String)>,
-    sysctls_are_read_only: bool,
+    /// A program with arguments that runs the plugin.
+    wrapper: &'static [&'static str],
 }
 
 /// Runs its arguments where `/proc/sys` is read-only, as in a container inside a container.
 const READ_ONLY: &str = "mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 exec \"$@\"";
+
+/// Runs its arguments with a seccomp filter that refuses netlink sockets of netfilter (EPROTONOSUPPORT).
+const WITHOUT_NETFILTER: &str = r"
+import ctypes, os, struct, sys
+AF_NETLINK, NETFILTER, EPROTONOSUPPORT, ALLOW, ERRNO = 16, 12, 93, 0x7fff0000, 0x00050000
+SOCKET = {'x86_64': 41, 'aarch64': 198}[os.uname().machine]
+load = lambda at: (0x20, 0, 0, at)
+equal = lambda value, yes, no: (0x15, yes, no, value)
+program = [load(0), equal(SOCKET, 0, 5), load(16), equal(AF_NETLINK, 0, 3), load(32), equal(NETFILTER, 0, 1),
+    (6, 0, 0, ERRNO | EPROTONOSUPPORT), (6, 0, 0, ALLOW)]
+code = b''.join(struct.pack('HBBI', *line) for line in program)
+buffer = ctypes.create_string_buffer(code, len(code))
+filter = struct.pack('HxxxxxxQ', len(program), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
+os.execv(sys.argv[1], sys.argv[1:])
+";
 
 /// What a plugin answered.
 #[derive(Debug)]
@@ -42,7 +60,7 @@ impl Cni {
             input: config.to_string().into_bytes(),
             binary: programs::plugin(plugin),
             variables: Vec::new(),
-            sysctls_are_read_only: false,
+            wrapper: &[],
         };
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         cni.env("PATH", &path).env("CNI_COMMAND", verb).env("CNI_PATH", &programs::plugin_path())
@@ -88,11 +106,11 @@ impl Cni {
     pub fn start(&self, node: &Namespace) -> Child {
         let cni = self.clone();
         node.run(move || {
-            let mut command = match cni.sysctls_are_read_only {
-                false => Command::new(&cni.binary),
-                true => {
-                    let mut command = Command::new("unshare");
-                    command.args(["-m", "sh", "-ec", READ_ONLY, "sh"]).arg(&cni.binary);
+            let mut command = match cni.wrapper {
+                [] => Command::new(&cni.binary),
+                [program, arguments @ ..] => {
+                    let mut command = Command::new(program);
+                    command.args(arguments).arg(&cni.binary);
                     command
                 }
             };
@@ -114,7 +132,13 @@ impl Cni {
 
     /// Runs it in a namespace, where `/proc/sys` is read-only.
     pub fn run_read_only(mut self, node: &Namespace) -> CniOutput {
-        self.sysctls_are_read_only = true;
+        self.wrapper = &["unshare", "-m", "sh", "-ec", READ_ONLY, "sh"];
+        self.run(node)
+    }
+
+    /// Runs it in a namespace, as on a kernel without nfnetlink.
+    pub fn run_without_netfilter(mut self, node: &Namespace) -> CniOutput {
+        self.wrapper = &["python3", "-c", WITHOUT_NETFILTER];
         self.run(node)
     }
 

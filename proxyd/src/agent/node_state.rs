@@ -31,6 +31,8 @@ const TABLE: &str = "viaduct-host";
 pub struct NodeStateSettings {
     /// Whether the pod network is ours, so that pods cannot be served while it is damaged.
     pub has_pod_network: bool,
+    /// Whether packets between two pods of one bridge must pass the IP layer's hooks.
+    pub needs_bridge_hooks: bool,
     /// The networks of all pods of the cluster.
     pub cluster_cidrs: Vec<Prefix>,
     /// `/status`.
@@ -122,7 +124,7 @@ impl NodeStateKeeper {
     }
 
     fn compare(&mut self) {
-        let sysctls = needed_sysctls(self.settings.has_pod_network);
+        let sysctls = needed_sysctls(self.settings.needs_bridge_hooks);
         let report = self
             .converger
             .converge(&sysctls, &self.settings.cluster_cidrs)

@@ -28,6 +28,11 @@ struct Stored {
 pub(super) struct Attachments(PathBuf);
 
 impl Attachments {
+    /// Attachments of a daemon that the plugin does not ask: there are none.
+    pub(super) fn none() -> Attachments {
+        Attachments(PathBuf::new())
+    }
+
     pub(super) fn open(folder: &Path) -> Result<Attachments> {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
         Ok(Attachments(folder.to_owned()))

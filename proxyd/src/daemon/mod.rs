@@ -17,6 +17,7 @@ mod leftovers;
 pub mod node;
 pub mod policies;
 pub mod status;
+mod unenforced;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::source::{Access, Kubernetes, Manifests, Options, Source, Update, Want
 use engine::Engine;
 use policies::{Judged, PolicyEvent, ToPolicies};
 use status::Status;
+use unenforced::UnenforcedPolicies;
 
 /// What the dataplane thread is told.
 #[derive(Debug)]
@@ -107,7 +109,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Opens the source that is configured, to read it once.
 pub fn open_source(config: &Config) -> Result<Box<dyn Source>> {
     let patience = Some(PATIENCE);
-    let wanted = Wanted { services: true, policies: true, namespaces: true };
+    let wanted =
+        Wanted { services: true, policies: true, namespaces: true, unenforced_policies: false };
     let (reporter, metrics) = (Reporter::nobody(), Metrics::new(config.mode));
     open(config, Options { patience, wanted, reporter, metrics })
 }
@@ -174,19 +177,43 @@ pub fn run(config: &Config) -> Result<()> {
     let wanted = Wanted {
         services,
         policies: network.as_ref().is_some_and(|network| network.policies),
+        unenforced_policies: true,
         namespaces: network.as_ref().is_some_and(|network| network.source_address_check),
     };
     let metrics = shared.metrics.clone();
     let source = open(config, Options { patience: None, wanted, reporter, metrics })?;
     let (events, queue) = channel();
     let mut engine = Engine::new(config.clone(), shared.clone(), services)?;
-    let mut policies = None;
-    if let Some(network) = network {
-        policies = start_policies(config, &network, &shared)?;
-        engine.set_agent(start_agent(config, network, &shared, policies.clone())?);
-    }
+    let mut unenforced = None;
+    let mut report_as = |reason| {
+        let (status, metrics) = (Arc::clone(&shared.status), shared.metrics.clone());
+        unenforced = Some(UnenforcedPolicies::new(reason, status, metrics));
+    };
+    let policies = match network {
+        Some(network) => {
+            let policies = start_policies(config, &network, &shared)?;
+            if !network.policies {
+                report_as("network.yaml has policies: false");
+            }
+            engine.set_agent(start_agent(config, network, &shared, policies.clone())?);
+            policies
+        }
+        None => match start_folder_policies(config, &shared) {
+            Ok(Some(policies)) => Some(policies),
+            Ok(None) => {
+                report_as("there is no --network-config; another program may enforce them");
+                None
+            }
+            Err(error) => {
+                tracing::warn!("policies cannot be enforced: {error:#}");
+                report_as("the kernel cannot: see the log");
+                None
+            }
+        },
+    };
     agent::node_state::start(agent::node_state::NodeStateSettings {
         has_pod_network: config.network_config.is_some(),
+        needs_bridge_hooks: node::needs_bridge_hooks(config),
         cluster_cidrs: config.cluster_cidrs.clone(),
         status: Arc::clone(&shared.status),
         health: shared.health.clone(),
@@ -212,7 +239,7 @@ pub fn run(config: &Config) -> Result<()> {
     let (reader, told) = (events.clone(), policies.clone());
     std::thread::Builder::new()
         .name("source".into())
-        .spawn(move || read_source(source, &reader, policies.as_ref()))
+        .spawn(move || read_source(source, &reader, policies.as_ref(), unenforced))
         .context("start the source thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -257,7 +284,20 @@ fn start_policies(
         (true, false) => Judged::KnownPods,
         (true, true) => Judged::AllPods,
     };
-    policies::start(&node::name(config), &folder, judged, settings, status, health).map(Some)
+    policies::start(&node::name(config), Some(&folder), judged, settings, status, health).map(Some)
+}
+
+/// Policies of a manifest folder are enforced for its pods without a network configuration too. Source
+/// addresses are not checked, and the plugin does not ask.
+fn start_folder_policies(config: &Config, shared: &Shared) -> Result<Option<ToPolicies>> {
+    if access(&config.source).is_ok() {
+        return Ok(None);
+    }
+    let (status, health) = (Arc::clone(&shared.status), shared.health.clone());
+    let ipvs = config.mode == Mode::Ipvs || dataplane::ipvs::has_device()?;
+    let settings = dataplane::policy::Settings { ipvs, check_sources: false };
+    let name = node::name(config);
+    policies::start(&name, None, Judged::KnownPods, settings, status, health).map(Some)
 }
 
 fn start_agent(
@@ -285,7 +325,12 @@ pub struct Queue {
     port: Option<u32>,
 }
 
-fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Option<&ToPolicies>) {
+fn read_source(
+    mut source: Box<dyn Source>,
+    events: &Sender<Event>,
+    policies: Option<&ToPolicies>,
+    mut unenforced: Option<UnenforcedPolicies>,
+) {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut complete = false;
     loop {
@@ -293,8 +338,12 @@ fn read_source(mut source: Box<dyn Source>, events: &Sender<Event>, policies: Op
         match update {
             Ok(mut update) => {
                 complete = true;
+                let changes = take_judged(&mut update.changes);
+                if let Some(unenforced) = &mut unenforced {
+                    unenforced.apply(&changes);
+                }
                 if let Some(policies) = policies {
-                    tell_policies(policies, &mut update);
+                    send_to_policies(policies, changes, update.policies_complete);
                 }
                 if events.send(Event::Update(update)).is_err() {
                     return;
@@ -336,13 +385,12 @@ pub fn take_judged(changes: &mut Vec<Change>) -> Vec<netpol::compile::Change> {
 }
 
 /// Hands over what policies are about.
-fn tell_policies(policies: &ToPolicies, update: &mut Update) {
-    let judged = take_judged(&mut update.changes);
+fn send_to_policies(policies: &ToPolicies, changes: Vec<netpol::compile::Change>, complete: bool) {
     // It ends with the daemon alone.
-    if !judged.is_empty() {
-        let _ = policies.send(PolicyEvent::Changes(judged));
+    if !changes.is_empty() {
+        let _ = policies.send(PolicyEvent::Changes(changes));
     }
-    if update.policies_complete {
+    if complete {
         let _ = policies.send(PolicyEvent::Complete);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use netlink::{Errno, Family, Prefix, sysctl};
 
 use crate::cluster::{self, Cluster};
-use crate::config::{Config, LocalDetection, Mode, NodePortScope};
+use crate::config::{Config, LocalDetection, Mode, NodePortScope, SourceConfig};
 use crate::dataplane::{FAMILIES, Node, NodePorts, PodTraffic, Settings};
 use crate::service::Rules;
 use crate::service::endpoints::Place;
@@ -141,7 +141,7 @@ pub fn prepare(config: &Config) {
     enable_ipv6_forwarding();
     // Packets between two pods of one bridge are translated back only if they pass the IP layer's hooks.
     for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
-        if config.network_config.is_some() {
+        if needs_bridge_hooks(config) {
             ensure(name, "1");
         } else if sysctl::read(name).is_ok_and(|value| value == "0") {
             tracing::warn!(
@@ -185,12 +185,17 @@ fn enable_ipv6_forwarding() {
     }
 }
 
+/// Whether this daemon enforces policies, so that packets between two pods of one bridge must pass its rules.
+pub fn needs_bridge_hooks(config: &Config) -> bool {
+    config.network_config.is_some() || matches!(config.source, SourceConfig::Manifests(_))
+}
+
 /// The sysctls of the whole node without which pods are cut off. Those that the kernel lacks are left out.
-pub fn needed_sysctls(has_pod_network: bool) -> Vec<(&'static str, &'static str)> {
+pub fn needed_sysctls(bridge_hooks: bool) -> Vec<(&'static str, &'static str)> {
     const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
     const BRIDGES: [&str; 2] =
         ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
-    let names = FORWARDING.into_iter().chain(BRIDGES.into_iter().filter(|_| has_pod_network));
+    let names = FORWARDING.into_iter().chain(BRIDGES.into_iter().filter(|_| bridge_hooks));
     names.filter(|name| sysctl::read(name).is_ok()).map(|name| (name, "1")).collect()
 }
 

@@ -85,12 +85,15 @@ struct Engine {
     retry_at: Option<Instant>,
     /// Chains that were told to be too large.
     told_too_large: HashSet<String>,
+    /// Whether nothing is written, because there was no policy yet.
+    waits_for_policy: bool,
 }
 
-/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder.
+/// Starts the thread in the calling thread's network namespace. Attachments are kept in this folder. Without
+/// one the plugin does not ask, and nothing is written before there is a policy.
 pub fn start(
     node: &Arc<str>,
-    folder: &std::path::Path,
+    folder: Option<&std::path::Path>,
     judged: Judged,
     settings: Settings,
     status: Arc<Status>,
@@ -103,8 +106,9 @@ pub fn start(
     let mut engine = Engine {
         compiler: Compiler::new(Arc::clone(node)),
         judged,
+        attachments: folder.map_or_else(|| Ok(Attachments::none()), Attachments::open)?,
+        waits_for_policy: folder.is_none() && !policies.has_table(),
         policies,
-        attachments: Attachments::open(folder)?,
         status,
         health,
         waiting: Vec::new(),
@@ -130,7 +134,9 @@ pub fn start(
     for (id, attachment) in engine.attachments.read() {
         engine.compiler.attach(id, attachment);
     }
-    denials::listen(sender.clone());
+    if !engine.waits_for_policy {
+        denials::listen(sender.clone());
+    }
     let events = sender.clone();
     std::thread::Builder::new()
         .name("policies".into())
@@ -188,7 +194,9 @@ impl Engine {
                     PolicyEvent::Stop => return,
                 }
             }
-            if self.complete && self.retry_at.is_none_or(|at| at <= Instant::now()) {
+            if self.complete && self.waits_for_policy && !self.stop_waiting(events) {
+                self.health.set_part("policies", Ok(()));
+            } else if self.complete && self.retry_at.is_none_or(|at| at <= Instant::now()) {
                 if !listening {
                     let told = events.clone();
                     let tell = move |what| told.send(PolicyEvent::Drift(what)).is_ok();
@@ -198,6 +206,17 @@ impl Engine {
             }
             self.answer();
         }
+    }
+
+    /// Whether there is a policy now, so that everything is written from here on.
+    fn stop_waiting(&mut self, events: &ToPolicies) -> bool {
+        let world = self.compiler.world();
+        if world.policies.is_empty() && world.cluster_policies.is_empty() {
+            return false;
+        }
+        denials::listen(events.clone());
+        self.waits_for_policy = false;
+        true
     }
 
     fn patience(&self) -> Duration {

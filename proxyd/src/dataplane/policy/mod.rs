@@ -42,6 +42,8 @@ pub struct Written {
 
 /// Policies in nftables.
 pub struct Policies {
+    /// Whether the table was there at the start.
+    had_table: bool,
     socket: NftSocket,
     /// `None`: not known. Connections may carry any then.
     generation: Option<u16>,
@@ -135,12 +137,18 @@ impl Policies {
         }
         let before = socket.rules(TABLE)?.unwrap_or_default();
         let generation = before.iter().find_map(layout::generation_of);
-        Ok(Policies { socket, generation, state: None, settings, litter: Vec::new() })
+        let had_table = socket.table_comment(TABLE)?.is_some();
+        Ok(Policies { socket, generation, state: None, settings, litter: Vec::new(), had_table })
     }
 
     /// The number by which our own changes are known among the kernel's notifications.
     pub fn port(&self) -> Result<u32> {
         self.socket.port()
+    }
+
+    /// Whether the table was there when the connection was opened.
+    pub fn has_table(&self) -> bool {
+        self.had_table
     }
 
     /// Assumes nothing of what is in the kernel.

@@ -11,6 +11,7 @@ use super::Metrics;
 #[derive(Default)]
 pub(super) struct NodeSeries {
     repairs: Family<[(&'static str, &'static str); 1], Counter>,
+    unenforced: Gauge,
     problems: Family<[(&'static str, &'static str); 1], Gauge>,
 }
 
@@ -28,6 +29,11 @@ impl NodeSeries {
             "Parts of the pod network that are left out or cannot be repaired, listed in /status",
             all.problems.clone(),
         );
+        viaduct.register(
+            "unenforced_policies",
+            "Policies that exist while the settings keep this daemon from enforcing them",
+            all.unenforced.clone(),
+        );
         all
     }
 }
@@ -36,6 +42,11 @@ impl Metrics {
     /// An object of this kind was repaired: `viaduct_node_repairs_total`.
     pub fn node_repaired(&self, object: &'static str) {
         self.shared.node.repairs.get_or_create(&[("object", object)]).inc();
+    }
+
+    /// The number of policies that nothing enforces: `viaduct_unenforced_policies`.
+    pub fn unenforced_policies(&self, count: usize) {
+        self.shared.node.unenforced.set(count as i64);
     }
 
     /// The number of problems that a part of the pod network has: `viaduct_network_problems`.

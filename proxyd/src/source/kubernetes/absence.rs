@@ -106,7 +106,8 @@ fn paused_runtime() -> tokio::runtime::Runtime {
 /// Reads the server until everything is known.
 fn opened(server: &Server) -> Kubernetes {
     let runtime = paused_runtime();
-    let wanted = Wanted { services: true, policies: true, namespaces: true };
+    let wanted =
+        Wanted { services: true, policies: true, namespaces: true, unenforced_policies: false };
     let watches = runtime.block_on(async { watch::all(&server.client(), wanted) });
     let reporter = Reporter::nobody();
     let metrics = Metrics::default();

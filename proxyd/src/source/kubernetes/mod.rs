@@ -45,6 +45,18 @@ pub struct Wanted {
     pub policies: bool,
     /// Namespaces, even without policies: they tell whose source addresses are checked.
     pub namespaces: bool,
+    /// Policies that are not enforced, to report them. A server that refuses them is not an error.
+    pub unenforced_policies: bool,
+}
+
+/// Kinds of policies.
+const POLICIES: [&str; 2] = ["NetworkPolicy", "ClusterNetworkPolicy"];
+
+impl Wanted {
+    /// Whether policies are watched only to report them.
+    pub(super) fn reports_policies(self) -> bool {
+        self.unenforced_policies && !self.policies
+    }
 }
 
 /// What is wanted of an API server.
@@ -138,6 +150,9 @@ impl Kubernetes {
         } else if options.wanted.namespaces {
             kinds.push("Namespace");
         }
+        if options.wanted.reports_policies() {
+            kinds.extend(POLICIES);
+        }
         for kind in &kinds {
             options.metrics.watch_up(kind, false);
         }
@@ -163,7 +178,8 @@ impl Kubernetes {
 
     fn are_policies_complete(&self) -> bool {
         let Wanted { policies, namespaces, .. } = self.options.wanted;
-        (policies || namespaces) && self.known.values().all(|known| known.complete)
+        let mut needed = self.known.iter().filter(|(kind, _)| policies || !POLICIES.contains(kind));
+        (policies || namespaces) && needed.all(|(_, known)| known.complete)
     }
 
     /// Takes one event in.
@@ -210,6 +226,11 @@ impl Kubernetes {
             }
             What::Dispensable => known.complete = true,
             What::Failed(why) => known.failed(kind, why, metrics),
+            What::Forbidden(why)
+                if self.options.wanted.reports_policies() && POLICIES.contains(&kind) =>
+            {
+                tracing::debug!("{why}: policies that nothing enforces are not reported");
+            }
             What::Forbidden(why) => {
                 self.options.reporter.event(Reason::Forbidden, why.clone());
                 known.failed(kind, why, metrics);

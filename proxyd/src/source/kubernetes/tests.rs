@@ -30,7 +30,12 @@ fn source(events: Vec<What>) -> Kubernetes {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false, namespaces: false },
+        wanted: Wanted {
+            services: true,
+            policies: false,
+            namespaces: false,
+            unenforced_policies: false,
+        },
         reporter: Reporter::nobody(),
         metrics: Metrics::default(),
     };
@@ -137,7 +142,12 @@ fn a_kind_that_may_be_missing_is_not_waited_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false, namespaces: false },
+        wanted: Wanted {
+            services: true,
+            policies: false,
+            namespaces: false,
+            unenforced_policies: false,
+        },
         reporter: Reporter::nobody(),
         metrics: Metrics::default(),
     };
@@ -153,7 +163,12 @@ fn without_policies_namespaces_alone_are_waited_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let options = Options {
         patience: None,
-        wanted: Wanted { services: true, policies: false, namespaces: true },
+        wanted: Wanted {
+            services: true,
+            policies: false,
+            namespaces: true,
+            unenforced_policies: false,
+        },
         reporter: Reporter::nobody(),
         metrics: Metrics::default(),
     };

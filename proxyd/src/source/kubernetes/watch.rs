@@ -122,6 +122,10 @@ fn kinds(client: &Client, wanted: Wanted, lists: &InitialListStrategy) -> Watche
         kinds.push(of_kind::<NetworkPolicies>(client, lists));
         kinds.push(of_kind::<ClusterNetworkPolicies>(client, lists));
     }
+    if wanted.reports_policies() {
+        kinds.push(of_kind::<NetworkPolicies>(client, lists));
+        kinds.push(of_kind::<ClusterNetworkPolicies>(client, lists));
+    }
     Box::pin(stream::select_all(kinds))
 }
 
