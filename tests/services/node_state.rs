@@ -212,7 +212,7 @@ fn addresses_in_any_order_reach_each_other() {
     for (first, second) in [(false, true), (true, false), (true, true)] {
         let world = World::new();
         let object = |node: &Node, ipv6_first: bool| {
-            let mut addresses = vec![node.v4(), node.v6()];
+            let mut addresses = [node.v4(), node.v6()];
             if ipv6_first {
                 addresses.reverse();
             }

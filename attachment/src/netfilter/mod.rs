@@ -1,6 +1,6 @@
 //! Netfilter state of attachments: constant rules, and elements that carry their owner.
 //!
-//! [`Plan`] is the desired state. Each commit observes, compares, and sends one transaction for the
+//! `plan::Plan` is the desired state. Each commit observes, compares, and sends one transaction for the
 //! generation that it observed. If another process commits in between, the kernel refuses the transaction
 //! and the comparison starts again. So no lock is needed, and no rule is ever searched.
 

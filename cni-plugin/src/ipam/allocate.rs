@@ -108,15 +108,15 @@ fn candidates(set: &RangeSet, last: Option<IpAddr>) -> impl Iterator<Item = (&Ra
     };
     let first = &ranges[start];
     let head = match after {
-        None => first.first..=first.last,
-        Some(last) if last < first.last => last + 1..=first.last,
+        None => Some((first, first.first..=first.last)),
+        Some(last) if last < first.last => Some((first, last + 1..=first.last)),
         // Nothing is behind the last one, which may be the highest address that there is.
-        Some(_) => 1..=0,
+        Some(_) => None,
     };
     let tail = after.map(|last| (first, first.first..=last));
     let whole = |range: &Range| range.first..=range.last;
     let others = ranges[start + 1..].iter().chain(&ranges[..start]);
-    std::iter::once((first, head))
+    head.into_iter()
         .chain(others.map(move |range| (range, whole(range))))
         .chain(tail)
         .flat_map(|(range, numbers)| numbers.map(move |number| (range, range.address(number))))

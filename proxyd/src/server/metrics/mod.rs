@@ -233,6 +233,9 @@ mod tests {
     }
 
     pub(super) fn one_of_each_event(metrics: &Metrics) {
+        metrics.node_repaired("bridge");
+        metrics.network_problems("overlay", 2);
+        metrics.unenforced_policies(3);
         metrics.sync_queued(Family::V4);
         metrics.sync_finished(Family::V4, true, Duration::from_millis(3));
         metrics.sync_finished(Family::V6, false, Duration::from_millis(5));
@@ -285,6 +288,7 @@ mod tests {
             "viaduct_nftables_transactions_total",
             "viaduct_source_errors",
             "viaduct_sync_bytes_total",
+            "viaduct_unenforced_policies",
         ]);
         assert_eq!(sample_names(&text), expected);
     }
@@ -319,6 +323,9 @@ mod tests {
             ("viaduct_sync_bytes_total".to_owned(), 12.0),
             ("viaduct_drift_repairs_total".to_owned(), 1.0),
             ("viaduct_source_errors".to_owned(), 13.0),
+            ("viaduct_node_repairs_total{object=\"bridge\"}".to_owned(), 1.0),
+            ("viaduct_network_problems{part=\"overlay\"}".to_owned(), 2.0),
+            ("viaduct_unenforced_policies".to_owned(), 3.0),
             ("viaduct_api_watch_up{kind=\"Node\"}".to_owned(), 1.0),
             ("viaduct_api_watch_errors_total{kind=\"Node\"}".to_owned(), 1.0),
         ];
