@@ -53,7 +53,7 @@ pub fn observe(socket: &mut RouteSocket, links: &[Link], desired: &State) -> Res
     let names: BTreeMap<IfIndex, &str> =
         links.iter().map(|link| (link.index, link.name.as_str())).collect();
     for link in links {
-        if desired.bridges.contains_key(&link.name) {
+        if desired.bridges.contains_key(&link.name) && link.kind.as_deref() == Some("bridge") {
             state.bridges.insert(link.name.clone(), bridge_state(link));
         }
         if let Some(wanted) = desired.ends.get(&link.name) {

@@ -405,3 +405,73 @@ fn a_routed_pod_answers_at_once_where_detection_is_forced() {
     let pod = node.pod(&dual_stack("routed", &node), "a");
     node.ping(pod.v6()).unwrap();
 }
+
+#[test]
+fn gc_repairs_port_settings_limits_and_the_mac_check() {
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    let limits = json!({"ingressRate": 8_000_000, "ingressBurst": 800_000,
+        "egressRate": 8_000_000, "egressBurst": 800_000});
+    let network = dual_stack("bridge", &node)
+        .set("macspoofchk", true)
+        .set("portIsolation", true)
+        .runtime("bandwidth", limits);
+    let pod = node.pod(&network, "a");
+    let link = pod.host_link();
+    let shaper =
+        node.namespace().links().into_iter().find(|name| name.starts_with("vd") && *name != link);
+    let shaper = shaper.expect("a device that limits what the pod sends");
+    for damage in [
+        "nft delete table bridge viaduct-host".to_owned(),
+        "nft flush set bridge viaduct-host mac-allowed".to_owned(),
+        format!("ip link set {link} type bridge_slave isolated off"),
+        format!("tc qdisc del dev {link} root"),
+        format!("tc qdisc del dev {link} ingress"),
+        format!("ip link del {shaper}"),
+        format!("tc qdisc del dev {shaper} root"),
+    ] {
+        let words: Vec<&str> = damage.split(' ').collect();
+        node.namespace().command(words[0], &words[1..]);
+        assert!(!pod.check().status.success(), "{damage}: CHECK notices nothing");
+        gc(&node, &network, Some(&[pod.id()])).result();
+        let check = pod.check();
+        assert!(check.status.success(), "{damage}: {}", check.stdout);
+        pod.ping("10.244.1.1".parse().unwrap()).unwrap_or_else(|error| panic!("{damage}: {error}"));
+    }
+    pod.delete();
+    assert!(!node.namespace().links().iter().any(|name| name.starts_with("vd")));
+}
+
+#[test]
+fn gc_repairs_a_chained_attachment() {
+    if testnet::programs::installed_plugin("ptp").is_none() {
+        return testnet::skip(
+            "the plugin `ptp` is not installed (package containernetworking-plugins)",
+        );
+    }
+    let lan = Lan::new();
+    let node = lan.node("n1");
+    let container = node.container("a");
+    let call = |verb: &str, config: &serde_json::Value| {
+        Cni::new(verb, config).container("a", container.path()).run(node.namespace())
+    };
+    let ptp = json!({"cniVersion": "1.0.0", "name": "net", "type": "ptp", "ipam": {
+        "type": "host-local", "dataDir": node.data_dir(), "subnet": "10.7.0.0/24",
+        "routes": [{"dst": "0.0.0.0/0"}]}});
+    let previous = call("ADD", &ptp).result();
+    let mut ours = json!({"cniVersion": "1.1.0", "name": "net", "type": "viaduct", "ipMasq": true,
+        "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}});
+    ours["prevResult"] = previous;
+    call("ADD", &ours).result();
+    node.namespace().command("nft", &["flush", "ruleset"]);
+    assert!(!call("CHECK", &ours).status.success());
+    let mut list = ours.clone();
+    list["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
+    call("GC", &list).result();
+    call("CHECK", &ours).result();
+    // Another pod does not get its port while it lives, and gets it when its link is gone.
+    let rival = dual_stack("bridge", &node).host_port(8080, 80, "tcp");
+    assert_eq!(node.try_pod(&rival, "b").err().expect("a conflict").error().0, 113);
+    container.ip("link del eth0");
+    node.pod(&rival, "c").check().result();
+}

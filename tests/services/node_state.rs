@@ -466,3 +466,45 @@ fn policies_of_a_folder_hold_without_a_network_configuration() {
         a.can_reach((b.v4(), 80)) && a.can_reach((b.v6(), 80))
     });
 }
+
+#[test]
+fn damage_that_stays_is_the_reason_for_not_ready() {
+    let world = World::new();
+    let (daemon, list) = start(&world.n1, "");
+    let _pod = serving(&world.n1, &list, "a", HOST_PORT);
+    world.n1.namespace().ip("link del viaduct0");
+    // Whichever comes first: the daemon's bridge goes again, and the name stays taken.
+    let _ = world.n1.namespace().try_command("ip", &["link", "del", "viaduct0"]);
+    world.n1.namespace().ip("link add viaduct0 type ifb");
+    eventually("not ready", REPAIRED_WITHIN, || {
+        let answer = daemon.http_get(10256, "/readyz")?;
+        (answer.status == 503 && answer.body.contains("viaduct0") && answer.body.contains("ifb"))
+            .then_some(())
+    });
+    assert!(status(&daemon)["problems"].to_string().contains("ifb"));
+    world.n1.namespace().ip("link del viaduct0");
+    eventually("ready again", REPAIRED_WITHIN, || is_ready(&daemon));
+}
+
+#[test]
+fn packets_of_other_pods_pass_while_one_is_repaired() {
+    let world = World::new();
+    let (daemon, list) = start(&world.n1, "");
+    let [damaged, a, b] = ["damaged", "a", "b"]
+        .map(|name| world.n1.pod(&Network::of_conflist(&list, &world.n1), name));
+    let _server = b.serve_udp(8080);
+    let mut flow = a.udp_flow((b.v4(), 8080), 0).unwrap();
+    let repairs = || daemon.log().matches("repaired the node's state").count();
+    for damage in ["nomaster", "down", "mtu 1300"] {
+        let before = repairs();
+        world.n1.namespace().ip(&format!("link set {} {damage}", damaged.host_link()));
+        let start = Instant::now();
+        while repairs() == before {
+            assert!(start.elapsed() < REPAIRED_WITHIN, "{damage} is not repaired");
+            flow.ask(damage).unwrap_or_else(|error| panic!("{damage}: a packet is lost: {error}"));
+        }
+        for _ in 0..20 {
+            flow.ask(damage).unwrap_or_else(|error| panic!("{damage}: a packet is lost: {error}"));
+        }
+    }
+}
