@@ -43,7 +43,8 @@ pub(crate) fn node_addresses(socket: &mut RouteSocket) -> Result<HashSet<IpAddr>
     let links = socket.links()?;
     let own: HashSet<IfIndex> =
         links.iter().filter(|link| holds_node_addresses(link)).map(|link| link.index).collect();
-    let addresses = socket.addresses(None)?.into_iter();
+    // Link-local addresses are reached by their own device only, and every pod's link has one.
+    let addresses = socket.addresses(None)?.into_iter().filter(|address| address.global);
     Ok(addresses.filter(|a| own.contains(&a.link)).map(|a| a.prefix.address()).collect())
 }
 

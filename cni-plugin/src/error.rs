@@ -110,7 +110,9 @@ impl From<overlay::Error> for CniError {
     fn from(error: overlay::Error) -> CniError {
         let code = match error {
             overlay::Error::Kernel(_) => code::IO,
-            overlay::Error::NotVxlan { .. } | overlay::Error::Rival { .. } => code::CONFLICT,
+            overlay::Error::NotVxlan { .. }
+            | overlay::Error::Rival { .. }
+            | overlay::Error::PortInUse(_) => code::CONFLICT,
             _ => code::INVALID_CONFIG,
         };
         CniError::new(code, format!("overlay: {error}"))

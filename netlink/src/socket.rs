@@ -1,5 +1,6 @@
 //! A blocking netlink socket: requests with acknowledgements, look-ups, dumps.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -28,6 +29,8 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 const DUMP_ATTEMPTS: usize = 100;
 /// The kernel fills at least so much of a datagram before it begins another (`NLMSG_GOODSIZE`).
 const SMALLEST_DATAGRAM: usize = 3000;
+/// Readings of a table under change that add nothing before it counts as read.
+const STEADY_READINGS: usize = 8;
 /// `SOL_NETLINK` options (`include/uapi/linux/netlink.h`).
 const NETLINK_CAP_ACK: i32 = 10;
 const NETLINK_EXT_ACK: i32 = 11;
@@ -247,6 +250,40 @@ impl Socket {
             operation: "dump a kernel table".to_owned(),
             errno: Errno::INTR,
             detail: Some(format!("no two of {DUMP_ATTEMPTS} readings agree")),
+        })
+    }
+
+    /// Like [`Socket::settled_dump`] for a table that other processes may never leave alone, so that no
+    /// two readings agree: then readings are put together until [`STEADY_READINGS`] add nothing. An entry
+    /// that is deleted meanwhile may be among the result.
+    pub(crate) fn collected_dump<T: Ord + Clone>(
+        &mut self,
+        request: impl Fn() -> Writer,
+        mut parse: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let (mut all, mut before, mut steady) = (BTreeSet::new(), None, 0);
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut bytes = 0;
+            let entries = self.dump(request(), |payload| {
+                bytes += payload.len() + HEADER_LEN;
+                parse(payload)
+            })?;
+            let entries: BTreeSet<T> = entries.into_iter().collect();
+            if bytes < SMALLEST_DATAGRAM || before.as_ref() == Some(&entries) {
+                return Ok(entries.into_iter().collect());
+            }
+            let known = all.len();
+            all.extend(entries.iter().cloned());
+            steady = if all.len() == known { steady + 1 } else { 0 };
+            if steady == STEADY_READINGS {
+                return Ok(all.into_iter().collect());
+            }
+            before = Some(entries);
+        }
+        Err(Error {
+            operation: "dump a kernel table".to_owned(),
+            errno: Errno::INTR,
+            detail: Some(format!("{DUMP_ATTEMPTS} readings show ever more")),
         })
     }
 

@@ -123,7 +123,7 @@ fn create(socket: &mut RouteSocket, device: &Device) -> Result<()> {
 
 /// The error that names another VXLAN device with our network identifier or our port, if there is one.
 fn rival(socket: &mut RouteSocket, device: &Device) -> Result<Option<Error>> {
-    let links = socket.links()?;
+    let links = socket.links_of_kind("vxlan")?;
     let mut others = links.into_iter().filter(|link| link.name != device.name);
     Ok(others.find_map(|link| {
         let VxlanState { vni, port, .. } = link.vxlan?;
@@ -173,7 +173,8 @@ fn adjust(socket: &mut RouteSocket, device: &Device) -> Result<()> {
     if !link.up {
         match socket.set_up(link.index) {
             Err(error) if error.errno == Errno::ADDRINUSE => {
-                return Err(rival(socket, device)?.unwrap_or(error.into()));
+                socket.delete_link_by_name(&device.name)?;
+                return Err(rival(socket, device)?.unwrap_or(Error::PortInUse(device.port)));
             }
             other => other?,
         }
@@ -189,9 +190,8 @@ pub fn remove(
     keep_direct: bool,
 ) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    let links = socket.links()?;
-    let is_tunnel =
-        |link: &&Link| link.vxlan.is_some() && link.name.starts_with(VXLAN_DEVICE_PREFIX);
+    let links = socket.links_of_kind("vxlan")?;
+    let is_tunnel = |link: &&Link| link.name.starts_with(VXLAN_DEVICE_PREFIX);
     let tunnels: Vec<&Link> = links.iter().filter(is_tunnel).collect();
     let is_kept = |index| match tunnels.iter().find(|tunnel| Some(tunnel.index) == index) {
         Some(tunnel) => keep.contains(&tunnel.name),

@@ -88,6 +88,22 @@ pub(crate) fn underlay_family(own: &Node, nodes: &[Node]) -> Family {
     own.address_of(Family::V4).map_or(first, |_| Family::V4)
 }
 
+/// The family of this node's addresses on the device that the configuration names, if it has one family only.
+pub(crate) fn device_family(config: &Config, own: &Node, underlay: &Underlay) -> Option<Family> {
+    config.device.as_ref()?;
+    let is_held = |family| {
+        let mut own_addresses = std::iter::once(&own.address).chain(&own.addresses);
+        own_addresses.any(|own| {
+            Family::of(*own) == family && underlay.subnets.iter().any(|s| s.address() == *own)
+        })
+    };
+    match (is_held(Family::V4), is_held(Family::V6)) {
+        (true, false) => Some(Family::V4),
+        (false, true) => Some(Family::V6),
+        _ => None,
+    }
+}
+
 /// The Ethernet address of the tunnel end of the node with this address: known to every peer without
 /// being told, and the same after a restart.
 pub fn vtep_mac(address: IpAddr) -> MacAddress {

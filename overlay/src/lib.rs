@@ -63,6 +63,9 @@ pub enum Error {
         /// Its UDP port.
         port: u16,
     },
+    /// A process of this node has our port.
+    #[error("UDP port {0} of the tunnel is in use on this node: end its user, or set another port")]
+    PortInUse(u16),
     /// Another device has the name of our tunnel device.
     #[error("device {name:?} is a {kind}, not a VXLAN device: remove or rename it")]
     NotVxlan {

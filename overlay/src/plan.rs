@@ -7,7 +7,8 @@ use netlink::{Family, IfIndex, MacAddress, Prefix};
 
 use crate::Result;
 use crate::config::{
-    Backend, Config, Node, Underlay, Vxlan, own_node, underlay_family, vtep_mac, vxlan_device_name,
+    Backend, Config, Node, Underlay, Vxlan, device_family, own_node, underlay_family, vtep_mac,
+    vxlan_device_name,
 };
 use crate::state::{Device, PeerRoute, State, Through};
 
@@ -30,7 +31,8 @@ const IPV6_MTU_MIN: u32 = 1280;
 /// Plans this node's overlay. Of two nodes with one pod subnet, the one that comes first in the list gets it.
 pub fn plan(config: &Config, nodes: &[Node], underlay: &Underlay) -> Result<Plan> {
     let own = own_node(config, nodes)?;
-    let family = underlay_family(own, nodes);
+    let family =
+        device_family(config, own, underlay).unwrap_or_else(|| underlay_family(own, nodes));
     let own_vtep = own.vtep(family).unwrap_or((own.address, vtep_mac(own.address)));
     let mut planner = Planner {
         own,
@@ -88,7 +90,7 @@ impl<'a> Planner<'a> {
         if own.clone().any(|cidr| !usable(&cidr)) {
             let Underlay { name, mtu: uplink, .. } = self.underlay;
             self.problems.push(format!(
-                "IPv6 pod subnets are not routed: {name} has an MTU of {uplink} bytes, the tunnel takes {overhead}, and IPv6 needs {IPV6_MTU_MIN}"
+                "IPv6 pod subnets are not routed: {name} has an MTU of {uplink} bytes, less {overhead} for the tunnel leaves {mtu}, and IPv6 needs {IPV6_MTU_MIN}"
             ));
         }
         self.desired.device = Some(Device {

@@ -18,6 +18,7 @@ mod links;
 mod masquerade;
 mod node_state;
 mod overlay;
+mod overlay_faults;
 mod verbs;
 
 use serde_json::{Value, json};

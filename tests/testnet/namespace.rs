@@ -235,6 +235,12 @@ impl Drop for Namespace {
             unpin(&path);
         }
         let _ = fs::remove_file(&self.xtables_lock);
+        // The plugin's records of a node that ends with its namespace.
+        if self.jobs.is_some()
+            && let Ok(cookie) = self.run(netlink::Namespace::current_cookie)
+        {
+            let _ = fs::remove_dir_all(format!("/run/viaduct/netns-{cookie}"));
+        }
         self.jobs.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

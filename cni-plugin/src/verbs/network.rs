@@ -127,7 +127,7 @@ pub(super) fn record(
 /// translated behind the rule that guards them, and old UDP flows end.
 pub(super) fn install_netfilter(record: &Record, records: &Records) -> Result<()> {
     let outcome = netfilter::install(record, records)?;
-    for line in outcome.notices.iter().chain(&outcome.repairs) {
+    for line in &outcome.notices {
         eprintln!("viaduct: {line}");
     }
     let mut socket = RouteSocket::open()?;
@@ -210,10 +210,10 @@ pub(super) fn converge_overlay(
         let _alone = lock("overlay.lock")?;
         records.note_overlay(network, device)?;
         Overlay::default().converge(socket, &plan)?;
-        if former.is_some() {
-            let (mut keep, _) = records.overlays_except(network);
-            keep.extend(device.map(str::to_owned));
-            overlay::remove(socket, &keep, true)?;
+        if let Some(Some(tunnel)) = former
+            && !records.overlays_except(network).0.contains(&tunnel)
+        {
+            socket.delete_link_by_name(&tunnel)?;
         }
     }
     Ok(())

@@ -300,13 +300,28 @@ impl RouteSocket {
         Ok(ports)
     }
 
+    /// The links of a kind, such as `vxlan`. The kernel looks at no others.
+    pub fn links_of_kind(&mut self, kind: &str) -> Result<Vec<Link>> {
+        let mut links = self.dump_links_where(|m| {
+            m.nest(IFLA_LINKINFO, |m| m.string(IFLA_INFO_KIND, kind));
+        })?;
+        links.retain(|link| link.kind.as_deref() == Some(kind));
+        Ok(links)
+    }
+
     fn dump_links(&mut self, master: Option<IfIndex>) -> Result<Vec<Link>> {
-        let mut request = Writer::default();
-        request.message(RTM_GETLINK, NLM_F_DUMP, |m| {
-            ifinfo(m, libc::AF_UNSPEC, 0, 0, 0);
+        self.dump_links_where(|m| {
             if let Some(master) = master {
                 m.u32(IFLA_MASTER, master.0);
             }
+        })
+    }
+
+    fn dump_links_where(&mut self, filter: impl FnOnce(&mut Writer)) -> Result<Vec<Link>> {
+        let mut request = Writer::default();
+        request.message(RTM_GETLINK, NLM_F_DUMP, |m| {
+            ifinfo(m, libc::AF_UNSPEC, 0, 0, 0);
+            filter(m);
         });
         self.socket.dump(request, parse).map_err(|error| error.during("list links"))
     }

@@ -99,6 +99,14 @@ pub struct RouteFilter {
     pub protocol: Option<u8>,
 }
 
+impl RouteFilter {
+    fn matches(&self, route: &Route) -> bool {
+        self.link.is_none_or(|link| route.link == Some(link))
+            && self.protocol.is_none_or(|protocol| route.protocol == protocol)
+            && route.destination.family() == self.family
+    }
+}
+
 /// `struct rtmsg`: family, lengths, tos, table, protocol, scope, type, flags.
 fn rtmsg(m: &mut Writer, route: &Route) {
     let implied = if route.gateway.is_none() && route.destination.family() == Family::V4 {
@@ -201,30 +209,26 @@ impl RouteSocket {
         Ok(found(deleted)?.is_some())
     }
 
-    /// The unicast routes that match, of all tables but the local one.
+    /// The unicast routes that match, of all tables but the local one, in order.
     pub fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>> {
-        let mut dump = Writer::default();
-        dump.message(RTM_GETROUTE, NLM_F_DUMP, |m| {
-            let mut header = [0u8; RTMSG_LEN];
-            header[0] = filter.family.af();
-            header[5] = filter.protocol.unwrap_or(0);
-            m.raw(&header);
-            if let Some(link) = filter.link {
-                m.u32(RTA_OIF, link.0);
-            }
-        });
-        let mut routes = match self.socket.dump(dump, parse) {
-            Err(error) if error.not_found() => Vec::new(),
-            other => {
-                other.map_err(|error| error.during(format!("list {} routes", filter.family)))?
-            }
+        let request = || {
+            let mut dump = Writer::default();
+            dump.message(RTM_GETROUTE, NLM_F_DUMP, |m| {
+                let mut header = [0u8; RTMSG_LEN];
+                header[0] = filter.family.af();
+                header[5] = filter.protocol.unwrap_or(0);
+                m.raw(&header);
+                if let Some(link) = filter.link {
+                    m.u32(RTA_OIF, link.0);
+                }
+            });
+            dump
         };
-        routes.retain(|route| {
-            filter.link.is_none_or(|link| route.link == Some(link))
-                && filter.protocol.is_none_or(|protocol| route.protocol == protocol)
-                && route.destination.family() == filter.family
-        });
-        Ok(routes)
+        let matching = |payload: &[u8]| parse(payload).filter(|route| filter.matches(route));
+        match self.socket.collected_dump(request, matching) {
+            Err(error) if error.not_found() => Ok(Vec::new()),
+            other => other.map_err(|error| error.during(format!("list {} routes", filter.family))),
+        }
     }
 
     /// The route that a packet to `destination` takes, or `None` if there is none.

@@ -11,6 +11,7 @@ mod namespace;
 mod nflog;
 mod nftables;
 mod route;
+mod route_dump;
 mod xtables;
 
 use std::net::IpAddr;
