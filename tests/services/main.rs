@@ -7,6 +7,7 @@
 
 mod affinity;
 mod agent;
+mod agent_problems;
 mod bad_input;
 mod churn;
 mod cluster_ip;
