@@ -99,6 +99,10 @@ struct Resource {
 struct State {
     resources: BTreeMap<&'static str, Resource>,
     requests: Vec<Request>,
+    /// The bodies of all that was written.
+    written: Vec<Value>,
+    /// Whether writes are refused.
+    read_only: bool,
     page: Option<usize>,
     mute: bool,
     away: bool,
@@ -242,6 +246,16 @@ impl Fake {
         change(state.resources.get_mut(plural).expect("a kind"));
         drop(state);
         self.shared.changed.notify_all();
+    }
+
+    /// Whether writes are refused from now on.
+    pub(crate) fn read_only(&self, read_only: bool) {
+        self.shared.lock().read_only = read_only;
+    }
+
+    /// The bodies of all that was written so far: patches of conditions, and events.
+    pub(crate) fn written(&self) -> Vec<Value> {
+        self.shared.lock().written.clone()
     }
 
     /// Everything that was asked for so far.

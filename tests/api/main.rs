@@ -14,6 +14,7 @@ mod kube_proxy;
 mod lists;
 mod manifests;
 mod missing;
+mod node_condition;
 mod outage;
 mod packets;
 mod prober;

@@ -1,7 +1,7 @@
 //! What the fake API server answers.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,15 +42,22 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             return Ok(());
         }
         let mut request = parse(&first);
-        let mut line = String::new();
+        let (mut line, mut length) = (String::new(), 0);
         while reader.read_line(&mut line)? > 2 {
             if let Some((name, value)) = line.split_once(": Bearer ")
                 && name.eq_ignore_ascii_case("authorization")
             {
                 request.token = Some(value.trim().to_owned());
             }
+            if let Some((name, value)) = line.split_once(": ")
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap_or(0);
+            }
             line.clear();
         }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
         let (mute, known, refused) = {
             let mut state = shared.lock();
             state.requests.push(request.clone());
@@ -63,7 +70,9 @@ fn converse(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             while reader.read_line(&mut line)? > 0 {}
             return Ok(());
         }
-        if !known {
+        if first.starts_with("PATCH ") || first.starts_with("POST ") {
+            answer(stream, &write(&body, shared))?;
+        } else if !known {
             answer(stream, &Canned::status(401, "Unauthorized", "Unauthorized"))?;
         } else if refused {
             answer(stream, &Canned::status(403, "Forbidden", "not for you"))?;
@@ -98,6 +107,17 @@ fn answer(mut stream: &TcpStream, canned: &Canned) -> std::io::Result<()> {
         "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{headers}\r\n"
     );
     stream.write_all((head + body).as_bytes())
+}
+
+/// Keeps an object that is written, and answers with it.
+fn write(body: &[u8], shared: &Shared) -> Canned {
+    let mut state = shared.lock();
+    if state.read_only {
+        return Canned::status(503, "ServiceUnavailable", "no writes now");
+    }
+    let body = String::from_utf8_lossy(body).into_owned();
+    state.written.extend(serde_json::from_str::<serde_json::Value>(&body));
+    Canned { status: 200, headers: String::new(), body }
 }
 
 fn not_found() -> Canned {
