@@ -20,6 +20,8 @@ pub(crate) const SERVICES: &str = "services";
 pub(crate) const SLICES: &str = "endpointslices";
 pub(crate) const NODES: &str = "nodes";
 pub(crate) const CIDRS: &str = "servicecidrs";
+pub(crate) const POLICIES: &str = "networkpolicies";
+pub(crate) const CLUSTER_POLICIES: &str = "clusternetworkpolicies";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +135,7 @@ impl Fake {
     /// On a node's loopback address, with nothing in its lists.
     pub(crate) fn on(node: &Node) -> Fake {
         let shared = Arc::new(Shared::default());
-        for plural in [SERVICES, SLICES, NODES, CIDRS] {
+        for plural in [SERVICES, SLICES, NODES, CIDRS, POLICIES, CLUSTER_POLICIES] {
             shared
                 .lock()
                 .resources

@@ -15,7 +15,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(15);
 const UP: &str = "viaduct_api_watch_up";
 const CHANGED: &str = "viaduct_api_watch_changed_timestamp_seconds";
 const ERRORS: &str = "viaduct_api_watch_errors_total";
-const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
+const KINDS: [&str; 6] =
+    ["Service", "EndpointSlice", "Node", "ServiceCIDR", "NetworkPolicy", "ClusterNetworkPolicy"];
 
 #[track_caller]
 fn await_metric(daemon: &Proxyd<'_>, name: &str, labels: &str, expected: f64) {
