@@ -71,8 +71,8 @@ impl Change {
         matches!(self, Change::SetSysctl(name, _) if name.ends_with("/route_localnet"))
     }
 
-    /// Mends it. Idempotent.
-    pub fn apply(&self, socket: &mut RouteSocket) -> Result<()> {
+    /// Mends it. Idempotent. Returns the error of a sysctl that only hardens and cannot be set.
+    pub fn apply(&self, socket: &mut RouteSocket) -> Result<Option<netlink::Error>> {
         match self {
             Change::CreateBridge(name, bridge) => create_bridge(socket, name, bridge)?,
             Change::SetMac(name, mac) => {
@@ -95,7 +95,7 @@ impl Change {
                 if name == IPV6_FORWARDING {
                     enable_ipv6_forwarding(socket)?;
                 } else {
-                    set_sysctl(name, value)?;
+                    return set_sysctl(name, value);
                 }
             }
             Change::AddAddress { device, address, owner, detect_duplicates } => {
@@ -139,7 +139,7 @@ impl Change {
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -194,20 +194,19 @@ fn no_vlan_filtering(error: netlink::Error) -> Error {
     if error.unsupported() { Error::NoVlanFiltering } else { error.into() }
 }
 
-fn set_sysctl(name: &str, value: &str) -> Result<()> {
+fn set_sysctl(name: &str, value: &str) -> Result<Option<netlink::Error>> {
+    if sysctls::only_hardens(name) {
+        return Ok(sysctl::harden(name, value)?);
+    }
     match sysctl::ensure(name, value) {
         Err(error) if error.not_found() && name.starts_with("net/ipv6") => {
             if name.ends_with("/disable_ipv6") {
                 let device = name.split('/').nth(3).unwrap_or_default().to_owned();
                 return Err(Error::NoIpv6 { device });
             }
-            Ok(())
+            Ok(None)
         }
-        Err(error) if sysctls::only_hardens(name) && sysctls::is_read_only(&error) => {
-            eprintln!("viaduct: {error}");
-            Ok(())
-        }
-        other => Ok(other.map(drop)?),
+        other => Ok(other.map(|_| None)?),
     }
 }
 

@@ -96,7 +96,8 @@ impl Converger {
 
     fn apply(&mut self, change: &Change, report: &mut Report) {
         match change.apply(&mut self.routes) {
-            Ok(()) => {
+            Ok(Some(error)) => report.problems.push(error.to_string()),
+            Ok(None) => {
                 let (kind, damage) = (change.kind(), change.to_string());
                 report.repairs.push(Repair { kind, damage });
             }

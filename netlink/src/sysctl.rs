@@ -57,3 +57,14 @@ pub fn ensure_if_present(name: &str, value: &str) -> Result<bool> {
         other => other,
     }
 }
+
+/// Sets a value without which packets pass too. Returns the error if `/proc/sys` is read-only, as in a
+/// container inside a container. Succeeds if the kernel lacks the setting.
+pub fn harden(name: &str, value: &str) -> Result<Option<Error>> {
+    match ensure_if_present(name, value) {
+        Err(error) if matches!(error.errno, Errno::ROFS | Errno::ACCESS | Errno::PERM) => {
+            Ok(Some(error))
+        }
+        other => other.map(|_| None),
+    }
+}

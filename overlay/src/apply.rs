@@ -13,6 +13,15 @@ use crate::plan::Plan;
 use crate::state::{Device, PeerRoute, State, Through};
 use crate::{Error, ROUTE_PROTOCOL, Result};
 
+/// What [`Overlay::converge`] did.
+#[derive(Debug)]
+pub struct Converged {
+    /// What changed.
+    pub changes: Changes,
+    /// Why a setting that only hardens could not be set.
+    pub unhardened: Option<netlink::Error>,
+}
+
 /// The overlay that was committed last.
 #[derive(Debug, Default)]
 pub struct Overlay {
@@ -24,15 +33,15 @@ impl Overlay {
     ///
     /// The first time, after a failure and after [`Overlay::forget`] the kernel is read; otherwise
     /// only what differs from the last plan is sent.
-    pub fn converge(&mut self, socket: &mut RouteSocket, plan: &Plan) -> Result<Changes> {
+    pub fn converge(&mut self, socket: &mut RouteSocket, plan: &Plan) -> Result<Converged> {
         let current = match self.committed.take() {
             Some(committed) => committed,
             None => State::observe(socket, plan)?,
         };
         let changes = diff(&current, &plan.desired);
-        changes.apply(socket, plan)?;
+        let unhardened = changes.apply(socket, plan)?;
         self.committed = Some(plan.desired.clone());
-        Ok(changes)
+        Ok(Converged { changes, unhardened })
     }
 
     /// Makes the next [`Overlay::converge`] read the kernel: somebody else may have changed it.
@@ -42,9 +51,10 @@ impl Overlay {
 }
 
 impl Changes {
-    /// Sends the changes. Everything is idempotent: after a failure, observe and compare again.
-    pub fn apply(&self, socket: &mut RouteSocket, plan: &Plan) -> Result<()> {
-        self.apply_device(socket)?;
+    /// Sends the changes. Everything is idempotent: after a failure, observe and compare again. Returns the error
+    /// of a setting that only hardens.
+    pub fn apply(&self, socket: &mut RouteSocket, plan: &Plan) -> Result<Option<netlink::Error>> {
+        let unhardened = self.apply_device(socket)?;
         let tunnel = match &plan.desired.device {
             Some(device) => Some(tunnel_link(socket, &device.name)?.index),
             None => None,
@@ -75,12 +85,12 @@ impl Changes {
         for former in &self.former_devices {
             socket.delete_link(*former)?;
         }
-        Ok(())
+        Ok(unhardened)
     }
 
-    fn apply_device(&self, socket: &mut RouteSocket) -> Result<()> {
+    fn apply_device(&self, socket: &mut RouteSocket) -> Result<Option<netlink::Error>> {
         match &self.device {
-            DeviceChange::Keep => Ok(()),
+            DeviceChange::Keep => Ok(None),
             DeviceChange::Create(device) => create(socket, device),
             DeviceChange::Recreate(device) => {
                 socket.delete_link_by_name(&device.name)?;
@@ -96,7 +106,7 @@ fn tunnel_link(socket: &mut RouteSocket, name: &str) -> Result<Link> {
     Ok(socket.link_by_name(name)?.ok_or_else(gone)?)
 }
 
-fn create(socket: &mut RouteSocket, device: &Device) -> Result<()> {
+fn create(socket: &mut RouteSocket, device: &Device) -> Result<Option<netlink::Error>> {
     let created = socket.create_vxlan(&Vxlan {
         name: &device.name,
         vni: device.vni,
@@ -132,20 +142,15 @@ fn rival(socket: &mut RouteSocket, device: &Device) -> Result<Option<Error>> {
 }
 
 /// Brings an existing device to its settings. Its address comes before its state, so that no packet
-/// leaves with another source.
-fn adjust(socket: &mut RouteSocket, device: &Device) -> Result<()> {
+/// leaves with another source. Returns the error of a setting that only hardens.
+fn adjust(socket: &mut RouteSocket, device: &Device) -> Result<Option<netlink::Error>> {
     let link = tunnel_link(socket, &device.name)?;
     if link.vxlan.is_none() {
         let kind = link.kind.unwrap_or_else(|| "physical device".into());
         return Err(Error::NotVxlan { name: link.name, kind });
     }
     let setting = |name: &str| format!("net/ipv6/conf/{}/{name}", device.name);
-    // It only hardens, and /proc/sys may be read-only.
-    if let Err(error) = sysctl::ensure_if_present(&setting("accept_ra"), "0")
-        && !matches!(error.errno, Errno::ROFS | Errno::ACCESS | Errno::PERM)
-    {
-        return Err(error.into());
-    }
+    let unhardened = sysctl::harden(&setting("accept_ra"), "0")?;
     if device.addresses.iter().any(|address| address.family() == Family::V6) {
         sysctl::ensure_if_present(&setting("disable_ipv6"), "0")?;
     }
@@ -179,7 +184,7 @@ fn adjust(socket: &mut RouteSocket, device: &Device) -> Result<()> {
             other => other?,
         }
     }
-    Ok(())
+    Ok(unhardened)
 }
 
 /// Removes what overlays left: tunnel devices but those named in `keep`, and the routes that carry our

@@ -25,7 +25,7 @@ mod diff;
 mod plan;
 mod state;
 
-pub use apply::{Overlay, remove};
+pub use apply::{Converged, Overlay, remove};
 pub use config::{Backend, Config, Node, Underlay, Vxlan, vtep_mac, vxlan_device_name};
 pub use diff::{Changes, diff};
 pub use plan::{Plan, plan};

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
+use crate::daemon::backoff;
 use crate::source::{Access, client};
 use crate::text::shortened;
 
@@ -24,9 +25,10 @@ use crate::text::shortened;
 const APART: Duration = Duration::from_secs(5);
 /// The same words are not told again within this time.
 const SAME: Duration = Duration::from_secs(600);
-/// How long one request may take, and the pause after one that failed.
+/// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause after requests that failed: a permission may be missing on every node.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// The API's limit of an event's note, in bytes.
 const NOTE: usize = 1024;
 /// Who reports.
@@ -133,6 +135,8 @@ struct Teller {
     told: HashMap<(Reason, String), Instant>,
     /// The error that was logged last.
     failed: Option<String>,
+    /// Requests that failed since the last one that did not.
+    failures: u32,
 }
 
 impl Teller {
@@ -145,6 +149,7 @@ impl Teller {
             last: HashMap::new(),
             told: HashMap::new(),
             failed: None,
+            failures: 0,
         }
     }
 
@@ -188,7 +193,7 @@ impl Teller {
         if let Some(state) = self.network.clone() {
             let outcome = within(self.set_condition(&state)).await;
             if !self.succeeded("patch nodes/status", outcome) {
-                return Some(Instant::now() + PAUSE);
+                return Some(self.retry_at());
             }
             self.network = None;
         }
@@ -208,7 +213,7 @@ impl Teller {
             } else {
                 // A newer one of the same reason, which may arrive meanwhile, takes its place.
                 self.waiting.insert(reason, note);
-                let at = Instant::now() + PAUSE;
+                let at = self.retry_at();
                 next = Some(next.map_or(at, |other| other.min(at)));
             }
         }
@@ -222,8 +227,13 @@ impl Teller {
             tracing::warn!("{error}: what happens on this node is told in this log alone");
         }
         let succeeded = failed.is_none();
+        self.failures = if succeeded { 0 } else { self.failures.saturating_add(1) };
         self.failed = failed;
         succeeded
+    }
+
+    fn retry_at(&self) -> Instant {
+        Instant::now() + backoff(self.failures, LONGEST_RETRY)
     }
 
     async fn set_condition(&self, state: &NetworkState) -> kube::Result<()> {

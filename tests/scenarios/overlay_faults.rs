@@ -135,6 +135,10 @@ fn a_former_tunnel_goes_though_no_peer_is_left() {
     let network = |more: Value| dual_stack("bridge", &node).overlay(&node, "vxlan", &list, more);
     let _first = node.pod(&network(json!({})), "a");
     assert_eq!(tunnels(&node), ["vdvxlan1"]);
+    // A failed attempt does not make it forgotten.
+    node.namespace().ip("link add rival type vxlan id 7 dstport 8472 dev eth0 nolearning");
+    add(&node, &network(json!({"vni": 7})), "refused").error();
+    node.namespace().ip("link del rival");
     node.pod(&network(json!({"vni": 7})), "b");
     assert_eq!(tunnels(&node), ["vdvxlan7"], "another VNI");
     // The tunnel of another network has neither this node's addresses nor a route of the plan.
@@ -223,7 +227,7 @@ fn the_tunnel_has_ipv6_where_the_default_is_off() {
 }
 
 #[test]
-fn a_read_only_proc_sys_does_not_stop_the_tunnel() {
+fn a_read_only_proc_sys_costs_the_tunnel_a_warning() {
     let lan = Lan::new();
     let [n1, n2] = lan.nodes(["n1", "n2"]);
     let network = dual_stack("bridge", &n1).vxlan(&n1, &[n1.record(), n2.record()]);
@@ -239,6 +243,8 @@ fn a_read_only_proc_sys_does_not_stop_the_tunnel() {
         configuration.display()
     );
     let output = n1.namespace().command("unshare", &["-m", "sh", "-c", &script]);
+    let warning = "conf/vdvxlan1/accept_ra: Read-only file system (os error 30); the network works";
+    assert!(output.contains(warning), "{output}");
     let device = n1.namespace().ip("link show vdvxlan1");
     assert!(device.contains(",UP"), "{device}");
     assert!(n1.namespace().ip("route show proto 86").contains(&n2.pod_cidr()), "{output}");

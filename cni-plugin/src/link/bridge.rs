@@ -41,7 +41,7 @@ pub(crate) fn ensure(
     }
     let changes = attachment::diff(desired, &observed);
     for change in changes.iter().filter(|change| !change.needs_netfilter()) {
-        change.apply(socket)?;
+        super::apply(change, socket)?;
         changed = true;
     }
     let is_new = found.is_none();

@@ -10,7 +10,7 @@ pub(crate) mod pod;
 pub(crate) mod routed;
 pub(crate) mod uplink;
 
-use attachment::Owner;
+use attachment::{Change, Owner};
 use netlink::{IfIndex, Link, MacAddress, Namespace, OperState, RouteSocket, Veth, VethPeer};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
@@ -26,6 +26,14 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 /// The kernel joins the group in which neighbours ask from a work queue: mostly at once.
 const ANSWER_ATTEMPTS: u32 = 4000;
 const ANSWER_PAUSE: Duration = Duration::from_micros(500);
+
+/// Applies one change. A sysctl that only hardens and cannot be set is a line on standard error.
+pub(crate) fn apply(change: &Change, socket: &mut RouteSocket) -> Result<()> {
+    if let Some(error) = change.apply(socket)? {
+        eprintln!("viaduct: {error}; the network works");
+    }
+    Ok(())
+}
 
 /// The pair of a new attachment.
 pub(crate) struct Pair {

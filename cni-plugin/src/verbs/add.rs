@@ -195,7 +195,7 @@ impl Attach<'_> {
         let observed = attachment::observe::new_end(&self.record, &self.desired);
         let changes = attachment::diff(&self.desired, &observed);
         for change in changes.iter().filter(|change| !change.needs_netfilter()) {
-            change.apply(&mut self.socket)?;
+            link::apply(change, &mut self.socket)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::config::{Config, Ipam, Mode, OverlayConfig};
 use crate::environment::Command;
 use crate::error::{CniError, Result, code};
 use crate::hostport;
-use crate::link::bridge;
+use crate::link::{self, bridge};
 use crate::result::{AddResult, Interface};
 
 /// Where locks are.
@@ -135,7 +135,7 @@ pub(super) fn install_netfilter(record: &Record, records: &Records) -> Result<()
     let mut observed = State { sysctls: Default::default(), ..desired.clone() };
     attachment::observe::read_sysctls(&mut observed, &desired);
     for change in attachment::diff(&desired, &observed).iter().filter(|c| c.needs_netfilter()) {
-        change.apply(&mut socket)?;
+        link::apply(change, &mut socket)?;
     }
     let udp = record.host_ports.iter().filter(|port| port.protocol == hostport::Protocol::Udp);
     let mut ports: Vec<(Family, u16)> =
@@ -204,19 +204,28 @@ pub(super) fn converge_overlay(
         eprintln!("viaduct: overlay: {problem}");
     }
     let device = plan.desired.device.as_ref().map(|device| device.name.as_str());
-    let former = records.overlay(network).filter(|former| former.as_deref() != device);
-    if former.is_some() || !diff(&overlay::State::observe(socket, &plan)?, &plan.desired).is_empty()
-    {
-        let _alone = lock("overlay.lock")?;
-        records.note_overlay(network, device)?;
-        Overlay::default().converge(socket, &plan)?;
-        if let Some(Some(tunnel)) = former
-            && !records.overlays_except(network).0.contains(&tunnel)
-        {
-            socket.delete_link_by_name(&tunnel)?;
-        }
+    let noted = records.overlay(network);
+    let is_noted = noted.as_ref().is_some_and(|noted| noted.as_deref() == device);
+    if is_noted && diff(&overlay::State::observe(socket, &plan)?, &plan.desired).is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let _alone = lock("overlay.lock")?;
+    if noted.is_none() {
+        // Before it exists: nothing else tells later whose it is.
+        records.note_overlay(network, device)?;
+    }
+    let converged = Overlay::default().converge(socket, &plan)?;
+    if let Some(error) = converged.unhardened {
+        eprintln!("viaduct: {error}; the network works");
+    }
+    if let Some(Some(former)) = noted
+        && Some(&*former) != device
+        && !records.overlays_except(network).0.contains(&former)
+    {
+        socket.delete_link_by_name(&former)?;
+    }
+    // After the former tunnel is gone: an ADD that fails before leaves its name to the next one.
+    Ok(records.note_overlay(network, device)?)
 }
 
 /// Removes the overlay that the network had: its routes would win against those of another network.

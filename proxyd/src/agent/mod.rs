@@ -204,7 +204,11 @@ impl Agent {
         let (peers, mut problems) = peers::peers(nodes, network);
         let underlay = Underlay::observe(&mut self.routes, &config, &peers)?;
         let plan = overlay::plan(&config, &peers, &underlay)?;
-        let changes = self.overlay.converge(&mut self.routes, &plan)?;
+        let overlay::Converged { changes, unhardened } =
+            self.overlay.converge(&mut self.routes, &plan)?;
+        if let Some(error) = unhardened {
+            tracing::warn!("pod network: {error}; the network works");
+        }
         if !changes.is_empty() {
             let entries = changes.entries();
             tracing::info!(

@@ -257,7 +257,7 @@ pub fn run(config: &Config) -> Result<()> {
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// The wait after so many failures.
-fn backoff(failures: u32, longest: Duration) -> Duration {
+pub(crate) fn backoff(failures: u32, longest: Duration) -> Duration {
     let wait = FIRST_RETRY * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
     wait.min(longest.max(FIRST_RETRY))
 }
