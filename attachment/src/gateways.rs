@@ -86,7 +86,7 @@ impl Usage {
         let is_recorded =
             |link: &Link| all.iter().any(|other| other.owner.host_link() == link.name);
         let is_port =
-            |link: &&Link| link.master == Some(bridge.index) && link.name.starts_with("vd");
+            |link: &&Link| link.master == Some(bridge.index) && crate::is_link_name(&link.name);
         Ok(Usage {
             gateways: gateways.collect(),
             has_unrecorded_ports: links.iter().filter(is_port).any(|link| !is_recorded(link)),

@@ -35,7 +35,7 @@ pub use converge::{Converger, Repair, Report, admit, converge};
 pub use diff::diff;
 pub use error::{Error, Result};
 pub use host_port::{HostPort, Protocol};
-pub use owner::{Attachment, Owner, link_prefix, tag_prefix};
+pub use owner::{Attachment, Owner, is_link_name, link_prefix, tag_prefix};
 pub use plan::plan;
 pub use record::{Forwarding, LinkRecord, Record, Records};
 pub use state::{BridgeState, EndState, RouteKind, State};

@@ -68,6 +68,13 @@ impl Owner {
     }
 }
 
+/// Whether a link has the form of the names that attachments have. Tunnel devices never have it: "l" is not a
+/// digit.
+pub fn is_link_name(name: &str) -> bool {
+    let digits = name.strip_prefix(LINK_PREFIX).unwrap_or_default().as_bytes();
+    digits.len() == 4 + 9 && digits.iter().all(|digit| DIGITS.contains(digit))
+}
+
 /// What the links of a network begin with: no other network's links do, so GC knows them.
 pub fn link_prefix(network: &str) -> String {
     format!("{LINK_PREFIX}{}", digits(mixed(network.as_bytes()), 4))
@@ -126,6 +133,8 @@ mod tests {
             .collect();
         assert_eq!(names.len(), 20_000);
         assert!(names.iter().all(|name| name.len() == 15 && name.starts_with(&link_prefix("net"))));
+        assert!(names.iter().all(|name| is_link_name(name)));
+        assert!(["vdvxlan16777215", "vd0", "eth0"].iter().all(|name| !is_link_name(name)));
     }
 
     #[test]

@@ -292,49 +292,6 @@ fn two_nodes(lan: &Lan) -> (Node, Node, Network) {
 }
 
 #[test]
-fn an_overlay_that_is_switched_off_leaves_nothing() {
-    let lan = Lan::new();
-    let (n1, _n2, network) = two_nodes(&lan);
-    let first = n1.pod(&network, "a");
-    assert!(n1.namespace().ip("route show proto 86").contains("10.244.2.0/24"));
-    first.delete();
-    n1.namespace().ip("route add 10.244.2.0/24 via 192.168.0.2 metric 100");
-    let without = dual_stack("bridge", &n1);
-    n1.pod(&without, "b").delete();
-    assert_eq!(n1.namespace().ip("route show proto 86"), "");
-    assert!(!n1.namespace().links().contains(&"vdvxlan1".to_owned()));
-    assert!(
-        n1.namespace().ip("route show").contains("10.244.2.0/24 via 192.168.0.2"),
-        "the cloud's"
-    );
-    // The overlay of another network stays.
-    n1.pod(&network, "c").delete();
-    let other = Network::bridge("other").set("bridge", "br9").subnet("10.9.0.0/24");
-    n1.pod(&other, "d").delete();
-    assert!(n1.namespace().ip("route show proto 86").contains("10.244.2.0/24"));
-}
-
-#[test]
-fn a_rival_device_is_named() {
-    for (rival, words) in [
-        ("flannel.1 type vxlan id 1 dstport 8472 dev eth0 local 192.168.0.1 nolearning", "VNI 1"),
-        ("cilium_vxlan type vxlan external dstport 8472", "8472"),
-    ] {
-        let lan = Lan::new();
-        let (n1, _n2, network) = two_nodes(&lan);
-        n1.namespace().ip(&format!("link add {rival}"));
-        let name = rival.split(' ').next().unwrap();
-        n1.namespace().ip(&format!("link set {name} up"));
-        let (code, message) = n1.try_pod(&network, "a").err().expect("a refusal").error();
-        assert_eq!(code, 113, "{message}");
-        assert!(message.contains(name) && message.contains(words), "{message}");
-        assert!(!n1.namespace().links().contains(&"vdvxlan1".to_owned()), "half a tunnel is left");
-        n1.namespace().ip(&format!("link del {name}"));
-        n1.pod(&network, "a");
-    }
-}
-
-#[test]
 fn a_small_uplink_leaves_ipv6_out() {
     for mtu in [1280, 1300, 1320] {
         let lan = Lan::with_mtu(mtu);
@@ -364,19 +321,4 @@ fn a_tunnel_has_ipv6_where_new_devices_have_none() {
     }
     let (a, b) = (n1.pod(&network, "a"), n2.pod(&other, "b"));
     a.ping(b.v6()).unwrap();
-}
-
-#[test]
-fn every_add_says_which_nodes_are_left_out() {
-    let lan = Lan::new();
-    let n1 = lan.node("n1");
-    let far = testnet::NodeRecord(serde_json::json!({
-        "name": "far", "address": "172.31.5.9", "podCIDRs": ["10.244.9.0/24"]}));
-    let network = dual_stack("bridge", &n1).host_gw(&n1, &[n1.record(), far]);
-    for name in ["a", "b"] {
-        let container = n1.container(name);
-        let add = Cni::new("ADD", &network.to_json(&n1)).container(name, container.path());
-        let output = add.run(n1.namespace());
-        assert!(output.stderr.contains("\"far\" is left out"), "{name}: {}", output.stderr);
-    }
 }

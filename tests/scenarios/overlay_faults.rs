@@ -168,6 +168,8 @@ fn a_rival_tunnel_is_named_and_nothing_stays() {
         assert_eq!(tunnels(&n1), [] as [String; 0], "{name}");
         // What the message advises helps.
         n1.pod(&network(json!({"vni": 7, "port": 4790})), "b");
+        n1.namespace().ip(&format!("link del {name}"));
+        n1.pod(&network(json!({})), "c");
     }
 }
 

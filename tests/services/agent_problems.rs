@@ -63,24 +63,28 @@ fn every_node_left_out_is_reported_once_and_when_it_ends() {
     let own = object("n1", &["192.168.0.1", "fd00:192:168::1"], &["10.244.1.0/24"]);
     let n2 = object("n2", &["192.168.0.2"], &["10.244.2.0/24"]);
     let third = |addresses: &[&str], cidr: &str| object("third", addresses, &[cidr]);
-    // The backend and the faulty node.
+    // The backend, the faulty node, and words of its problem.
     let cases = [
-        ("host-gw", third(&["172.31.5.9"], "10.244.3.0/24")),
-        ("host-gw", third(&["192.168.0.1"], "10.244.3.0/24")),
-        ("vxlan", third(&["fd00:192:168::3"], "10.244.3.0/24")),
-        ("vxlan", third(&["192.168.0.3"], "10.244.2.0/24")),
-        ("vxlan", third(&["192.168.0.3"], "10.244.1.0/24")),
-        ("vxlan", third(&["192.168.0.1"], "10.244.3.0/24")),
-        ("vxlan", third(&[], "10.244.3.0/24")),
+        ("host-gw", third(&["172.31.5.9"], "10.244.3.0/24"), "172.31.5.9"),
+        ("host-gw", third(&["192.168.0.1"], "10.244.3.0/24"), "192.168.0.1"),
+        ("vxlan", third(&["fd00:192:168::3"], "10.244.3.0/24"), "IPv4"),
+        ("vxlan", third(&["192.168.0.3"], "10.244.2.0/24"), "overlaps"),
+        ("vxlan", third(&["192.168.0.3"], "10.244.1.0/24"), "overlaps"),
+        ("vxlan", third(&["192.168.0.1"], "10.244.3.0/24"), "192.168.0.1"),
+        ("vxlan", third(&[], "10.244.3.0/24"), "no address"),
     ];
-    for (at, (backend, faulty)) in cases.into_iter().enumerate() {
+    for (at, (backend, faulty, words)) in cases.into_iter().enumerate() {
         let what = format!("case {at}");
         let lan = Lan::new();
         let node = lan.node("n1");
         write(&node, &[own.clone(), n2.clone(), faulty]);
         let daemon = spawn(&node, &format!("backend: {backend}\n"));
         let status = await_problems(&what, &daemon, 1);
-        assert!(status["problems"][0].as_str().unwrap().contains("\"third\""), "{what}: {status}");
+        let problem = status["problems"][0].as_str().unwrap();
+        assert!(problem.contains("\"third\"") && problem.contains(words), "{what}: {problem}");
+        assert_ne!(status["network"], "in place", "{what}");
+        let ready = daemon.http_get(10256, "/readyz").map(|answer| answer.status);
+        assert_eq!(ready, Some(200), "{what}: pods of this node work");
         let found = routes(&node);
         assert!(found.contains("10.244.2.0/24"), "{what}: {found}");
         assert_eq!(found.lines().count(), 1, "{what}: {found}");
@@ -292,8 +296,10 @@ fn a_rival_tunnel_is_named_until_it_goes() {
         let words = ["flannel.1", "VNI 1", "port 8472", "another vni"];
         words.iter().all(|word| answer.body.contains(word)).then_some(())
     });
+    assert!(!world.n1.namespace().links().contains(&"vdvxlan1".to_owned()));
     world.n1.namespace().ip("link del flannel.1");
     eventually("the tunnel", REPAIRED_WITHIN, || {
         world.n1.namespace().links().contains(&"vdvxlan1".to_owned())
     });
+    soon("ready", || daemon.http_get(10256, "/readyz").filter(|answer| answer.status == 200));
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::thread;
 
-use attachment::{Owner, Records, netfilter};
+use attachment::{Owner, Records, is_link_name, netfilter};
 use netlink::{Namespace, RouteSocket};
 
 use crate::addresses::AddressSource;
@@ -109,13 +109,8 @@ fn delete_inside(environment: &Environment, addresses: &[IpAddr]) -> Result<()> 
         Some(index) => RouteSocket::open()?.link_by_index(index)?,
         None => None,
     };
-    if peer.is_none_or(|peer| !is_link_of_ours(&peer.name)) {
+    if peer.is_none_or(|peer| !is_link_name(&peer.name)) {
         inside.delete_link(link.index).map_err(CniError::from)?;
     }
     Ok(())
-}
-
-/// Whether a link has the form of the names that attachments have.
-fn is_link_of_ours(name: &str) -> bool {
-    name.len() == 15 && name.starts_with("vd")
 }

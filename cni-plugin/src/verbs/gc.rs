@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use attachment::{Owner, Records, link_prefix, tag_prefix};
+use attachment::{Owner, Records, is_link_name, link_prefix, tag_prefix};
 use netlink::RouteSocket;
 
 use crate::addresses::AddressSource;
@@ -67,7 +67,8 @@ fn delete_links(network: &str, owners: &[Owner]) -> Result<()> {
     let mut socket = RouteSocket::open()?;
     let mut failures = Failures::default();
     for link in socket.links()? {
-        if link.name.len() == 15 && link.name.starts_with(&prefix) && !valid.contains(&link.name) {
+        if is_link_name(&link.name) && link.name.starts_with(&prefix) && !valid.contains(&link.name)
+        {
             failures.note(socket.delete_link_by_name(&link.name));
         }
     }
