@@ -14,13 +14,10 @@ use netlink::nftables::{
 use netlink::xtables::{self, Extent};
 use netlink::{Family, Prefix};
 
+use crate::iptables::{LOCK_WAIT, find_program, legacy_tables};
 use crate::{LinkRecord, Record};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-/// Where the programs of iptables are.
-const PROGRAM_FOLDERS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
-/// Seconds that a program waits for the lock of xtables.
-const LOCK_WAIT: &str = "5";
 /// The beginning of the names of our tables.
 const OWN_TABLES: &str = "viaduct";
 
@@ -173,7 +170,7 @@ impl Firewalls {
         accepted: &BTreeSet<Accepted>,
         outcome: &mut Outcome,
     ) {
-        if !legacy_table_is_used(family) || !xtables::drops_forwarded(family).unwrap_or(false) {
+        if !uses_legacy_filter(family) || !xtables::drops_forwarded(family).unwrap_or(false) {
             self.complete.remove(&family);
             return;
         }
@@ -213,7 +210,7 @@ pub(crate) fn may_drop() -> bool {
         chain.is_ok_and(|chain| chain.is_some_and(|chain| chain.drops))
     };
     [TableFamily::Ip, TableFamily::Ip6].into_iter().any(drops)
-        || FAMILIES.into_iter().any(legacy_table_is_used)
+        || FAMILIES.into_iter().any(uses_legacy_filter)
 }
 
 fn admit_in_nftables(
@@ -266,13 +263,8 @@ fn admit_in_nftables(
     }
 }
 
-fn legacy_table_is_used(family: Family) -> bool {
-    let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-    };
-    let names = std::fs::read_to_string(file).unwrap_or_default();
-    names.split_whitespace().any(|name| name == "filter")
+fn uses_legacy_filter(family: Family) -> bool {
+    legacy_tables(family).iter().any(|table| table == "filter")
 }
 
 fn legacy_program(family: Family) -> &'static str {
@@ -285,9 +277,7 @@ fn legacy_program(family: Family) -> &'static str {
 /// Whether a rule had to be added.
 fn add_legacy_rule(family: Family, packets: &Accepted) -> Result<bool, String> {
     let name = legacy_program(family);
-    let folders = PROGRAM_FOLDERS.iter().map(|folder| format!("{folder}/{name}"));
-    let program = folders.into_iter().find(|path| std::path::Path::new(path).exists());
-    let program = program.ok_or_else(|| format!("{name} is not installed here"))?;
+    let program = find_program([name]).ok_or_else(|| format!("{name} is not installed here"))?;
     let text = packets.to_string();
     let run = |action: &str| {
         let comment = packets.comment();

@@ -8,6 +8,7 @@
 //! - [`plan()`]: the desired [`State`] of links, addresses, routes and sysctls, from records (pure)
 //! - [`observe`]: the same from the kernel
 //! - [`diff()`]: the [`Change`]s between the two (pure), each applied by itself
+//! - [`iptables`]: its programs, for firewalls that only they can read
 //! - [`netfilter`]: masquerade, host ports and the MAC check, one transaction
 //! - [`Converger`]: all of it, for the whole node
 
@@ -21,6 +22,7 @@ mod error;
 mod firewall;
 pub mod gateways;
 mod host_port;
+pub mod iptables;
 pub mod limits;
 pub mod netfilter;
 pub mod observe;

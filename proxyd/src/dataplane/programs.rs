@@ -1,12 +1,15 @@
 //! The programs of iptables: which of its two variants a host uses, and how they are run.
 //!
-//! xtables has no other stable interface, so this is the one place of the daemon that executes anything.
+//! xtables has no other stable interface. Besides this, only the attachment crate executes one of them, where a
+//! legacy firewall drops packets of pods.
 
 use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+pub use attachment::iptables::legacy_tables;
+use attachment::iptables::{LOCK_WAIT, find_program};
 use netlink::nftables::{NftSocket, Table, TableFamily};
 use netlink::{Errno, Family, Result};
 
@@ -14,10 +17,6 @@ use netlink::{Errno, Family, Result};
 pub const VARIABLE: &str = "VIADUCT_IPTABLES";
 /// Tables of iptables that the iptables and IPVS modes use.
 pub const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
-/// Where the programs are looked for.
-const PLACES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
-/// Seconds that a program waits for the lock of xtables.
-const PATIENCE: &str = "5";
 
 /// The two ways in which iptables keeps rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub enum Failure {
     #[error("run {0}: {1}")]
     Run(PathBuf, std::io::Error),
     /// Somebody else had the lock of xtables all the time.
-    #[error("{program}: somebody else held the lock of xtables for {PATIENCE} seconds")]
+    #[error("{program}: somebody else held the lock of xtables for {LOCK_WAIT} seconds")]
     Locked {
         /// The program.
         program: String,
@@ -113,7 +112,7 @@ impl Variant {
     /// Gives a script to `iptables-restore`, which leaves alone what it does not mention.
     pub fn restore(self, family: Family, script: &str) -> std::result::Result<(), Failure> {
         // Only the legacy variant knows the lock, the other one ignores the option.
-        let options = ["--noflush", "--wait", PATIENCE];
+        let options = ["--noflush", "--wait", LOCK_WAIT];
         execute(&self.programs(family, "restore"), &options, script).map(|_| ())
     }
 
@@ -167,25 +166,13 @@ pub fn table_family(family: Family) -> TableFamily {
     }
 }
 
-/// Legacy tables that are used in this network namespace.
-pub fn legacy_tables(family: Family) -> Vec<String> {
-    let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-    };
-    // No file: the kernel module is not loaded, so nobody has such rules.
-    let names = std::fs::read_to_string(file).unwrap_or_default();
-    names.split_whitespace().map(str::to_owned).collect()
-}
-
 /// Runs the first of these programs that is installed.
 fn execute(
     programs: &[String],
     options: &[&str],
     input: &str,
 ) -> std::result::Result<String, Failure> {
-    let mut candidates = programs.iter().flat_map(|name| PLACES.map(|p| Path::new(p).join(name)));
-    let Some(path) = candidates.find(|path| path.exists()) else {
+    let Some(path) = find_program(programs.iter().map(String::as_str)) else {
         return Err(Failure::Missing(programs.join(" or ")));
     };
     let failed = |error| Failure::Run(path.clone(), error);
