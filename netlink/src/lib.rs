@@ -10,7 +10,7 @@
 //! - [`ipvs`]: virtual servers and their destinations
 //! - [`Namespace`]: enter a network namespace and come back
 //! - [`sysctl`], [`ethtool`], [`multicast`], [`xtables`]: what has no netlink interface
-//! - [`Prefix`], [`MacAddress`]: addresses, parsed once
+//! - [`Prefix`], [`MacAddress`], [`Protocol`]: what packets carry, parsed once
 //!
 //! A socket belongs to the network namespace in which it was opened, for all its life:
 //!
@@ -39,6 +39,7 @@ pub mod nflog;
 pub mod nftables;
 mod peer;
 mod prefix;
+mod protocol;
 mod route;
 mod socket;
 pub mod sysctl;
@@ -50,6 +51,7 @@ pub use memory::{give_back_free_memory, keep_large_blocks_apart};
 pub use namespace::{Namespace, NamespaceGuard};
 pub use peer::peer_uid;
 pub use prefix::{Family, Prefix, PrefixError, from_number, to_number};
+pub use protocol::Protocol;
 pub use route::{
     Address, AddressOptions, Bridge, BridgePort, IfIndex, Link, Neighbour, OperState, PortFlags,
     Qdisc, Route, RouteBatch, RouteFilter, RouteMonitor, RouteSocket, Scope, TokenBucket, Veth,

@@ -282,28 +282,35 @@ fn translate(family: usize, map: &str, first: u32) -> [Expression; 4] {
     ]
 }
 
+/// Rules that translate packets of each family, and mark those that they do translate.
+fn marked(
+    chain: &'static str,
+    comments: [&'static str; 2],
+    translation: impl Fn(usize) -> Vec<Expression>,
+) -> Vec<Rule> {
+    let rule = |comment, expressions| Rule { chain, comment, expressions };
+    let translate = |family: usize| {
+        rule(comments[family], of_family(family).into_iter().chain(translation(family)).collect())
+    };
+    vec![
+        rule("mark what a host port translates", set_mark(true)),
+        translate(0),
+        translate(1),
+        rule("no host port", set_mark(false)),
+    ]
+}
+
 /// Host ports on one address. Other packets go on to the ports on any address if they are for an address
 /// of the node itself: virtual addresses of Services (`kube-ipvs0`) and anycast addresses (`lo`) are local
 /// too, but other programs answer there.
 fn hostports() -> Vec<Rule> {
     let chain = "hostports";
-    let mut rules = vec![Rule {
-        chain,
-        comment: "mark what a host port translates",
-        expressions: set_mark(true),
-    }];
-    rules.extend([0, 1].map(|family| {
-        Rule {
-            chain,
-            comment: ["host ports on one IPv4 address", "host ports on one IPv6 address"][family],
-            expressions: of_family(family)
-                .into_iter()
-                .chain([Expression::LoadPayload(DADDR[family], R0)])
-                .chain(translate(family, HOSTPORTS[family], words(family)))
-                .collect(),
-        }
-    }));
-    rules.push(Rule { chain, comment: "no host port", expressions: set_mark(false) });
+    let comments = ["host ports on one IPv4 address", "host ports on one IPv6 address"];
+    let mut rules = marked(chain, comments, |family| {
+        let address = Expression::LoadPayload(DADDR[family], R0);
+        let translated = translate(family, HOSTPORTS[family], words(family));
+        [address].into_iter().chain(translated).collect()
+    });
     let jump = || Expression::Verdict(Verdict::Jump(ANY_ADDRESS.into()));
     rules.push(Rule {
         chain,
@@ -330,25 +337,11 @@ fn hostports() -> Vec<Rule> {
 }
 
 fn hostports_on_any_address() -> Vec<Rule> {
-    let chain = ANY_ADDRESS;
-    let mut rules = vec![Rule {
-        chain,
-        comment: "mark what a host port translates",
-        expressions: set_mark(true),
-    }];
-    rules.extend([0, 1].map(|family| {
-        Rule {
-            chain,
-            comment: ["host ports on any IPv4 address", "host ports on any IPv6 address"][family],
-            expressions: of_family(family)
-                .into_iter()
-                .chain(if family == 1 { not_to_loopback() } else { Vec::new() })
-                .chain(translate(family, HOSTPORTS_ANY[family], 0))
-                .collect(),
-        }
-    }));
-    rules.push(Rule { chain, comment: "no host port", expressions: set_mark(false) });
-    rules
+    let comments = ["host ports on any IPv4 address", "host ports on any IPv6 address"];
+    marked(ANY_ADDRESS, comments, |family| {
+        let guard = if family == 1 { not_to_loopback() } else { Vec::new() };
+        guard.into_iter().chain(translate(family, HOSTPORTS_ANY[family], 0)).collect()
+    })
 }
 
 /// What a host port translated needs a new source where the answer would not come back through the
